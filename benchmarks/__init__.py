@@ -1,0 +1,1 @@
+"""Commands that measure: speed and agreement against other tools. Nothing here runs in the tests."""

@@ -1,0 +1,58 @@
+"""What `run` and `tda` share: read the options, call the job, print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from cohomcli.cli.console import print_json, progress_bars, setup_logging
+from cohomcli.cli.options import config_flags
+
+
+def execute(command: str, values: dict[str, Any], forced: dict[str, Any] | None = None) -> int:
+    """Resolve the configuration (`forced` keys win over everything), run the job, print, return the exit code."""
+    from cohomcli.config import resolve as resolve_config
+    from cohomcli.jobs import analyze
+
+    setup_logging(values["quiet"], values["verbose"])
+    warn_ignored(values)
+    config = resolve_config(values["config_file"], values["overrides"] or (), config_flags(values) | (forced or {}))
+    if values["dry_run"]:
+        return _dry_run(command, config, values["json_output"])
+    with progress_bars(values["quiet"]) as progress:
+        if values["resume"]:
+            outcome = analyze.resume(command, Path(config.output.dir), values["resume"], sys.argv[1:], progress)
+        else:
+            outcome = analyze.analyze(command, config, sys.argv[1:], progress)
+    print_outcome(outcome, values["json_output"])
+    return outcome.exit_code
+
+
+def print_outcome(outcome: Any, as_json: bool) -> None:
+    """The result on stdout: one JSON document, or tables and the run folder."""
+    if as_json:
+        print_json(outcome.document | {"run": str(outcome.folder)})
+        return
+    from cohomcli.cli.show import show_outcome
+
+    show_outcome(outcome)
+
+
+def warn_ignored(values: dict[str, Any]) -> None:
+    """Say that an option of the source system has nothing left to do."""
+    if values.get("num_layers") is not None and not values["quiet"]:
+        print("cohom: note: --num-layers is ignored: the layers are read from the model", file=sys.stderr)  # noqa: T201
+
+
+def _dry_run(command: str, config: Any, as_json: bool) -> int:
+    from cohomcli.jobs.plan import plan
+
+    document = plan(command, config)
+    if as_json:
+        print_json(document)
+        return 0
+    from cohomcli.cli.show import show_plan
+
+    show_plan(document)
+    return 0

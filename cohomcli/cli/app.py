@@ -1,0 +1,38 @@
+"""The Typer application and its commands; importing this loads neither torch nor any engine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cohomcli import __version__
+from cohomcli.cli import compare, init, inspect, list_models, run, tda
+
+app = typer.Typer(
+    name="cohom",
+    help="What shape do a model's representations have, layer by layer, and did they change? "
+    "Loads Hugging Face or local models, measures persistent homology and perplexity, and writes a run folder.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cohom {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Handle the options that belong to no command."""
+
+
+for module in (run, tda, compare, list_models, init, inspect):
+    module.register(app)

@@ -1,0 +1,39 @@
+"""`cohom compare`: runs or models side by side."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+
+from cohomcli.cli.analysis import print_outcome, warn_ignored
+from cohomcli.cli.console import progress_bars, setup_logging
+from cohomcli.cli.options import CONTROL_OPTIONS, ENGINE_OPTIONS, METRICS, add_command, argument, config_flags
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    what = argument("references", list[str] | None, "Run folders, latest, or models; commas also separate.", None)
+    flags = [flag for flag in (*ENGINE_OPTIONS, *METRICS, *CONTROL_OPTIONS) if flag.key not in ("num_layers", "hf_model")]
+    add_command(app, "compare", compare, flags, (what,))
+
+
+def compare(values: dict[str, Any]) -> int:
+    """Compare runs or models: tables, rankings, expansion, correlations, pictures.
+
+    A model is taken from its newest run under the output folder, or analysed now if there is none.
+    Without arguments the newest run of every model there is compared.
+    """
+    from cohomcli.config import resolve as resolve_config
+    from cohomcli.jobs.compare import compare as job
+
+    setup_logging(values["quiet"], values["verbose"])
+    warn_ignored(values)
+    flags = config_flags(values)
+    config = resolve_config(values["config_file"], values["overrides"] or (), flags)
+    named = [part for text in values["references"] or [] for part in text.split(",") if part]
+    with progress_bars(values["quiet"]) as progress:
+        outcome = job([*named, *(flags["models"] or [])], config, sys.argv[1:], progress)
+    print_outcome(outcome, values["json_output"])
+    return outcome.exit_code

@@ -1,0 +1,140 @@
+"""The table of command-line options: each is one row that names its config key; commands pick groups of rows."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One option. `key` is the config key it sets, or a plain name for options that are not configuration."""
+
+    key: str
+    names: tuple[str, ...]
+    type: Any
+    help: str
+    panel: str
+    default: Any = None
+    hidden: bool = False
+    metavar: str | None = None
+
+    @property
+    def parameter(self) -> str:
+        """The Python parameter name."""
+        return self.key.replace(".", "__")
+
+
+_MODEL, _DATA, _HOW, _OUT = "Models", "Data", "Analysis", "Output and control"
+
+MODELS = (
+    Flag("models", ("--model", "-m"), list[str], "Model: built-in, preset, hub id, folder or .gguf (repeatable).", _MODEL),
+    Flag("models_list", ("--models",), str, "Several models, separated by commas.", _MODEL, metavar="A,B"),
+    Flag("hf_model", ("--hf-model",), list[str], "The same as --model (kept for todacomm users).", _MODEL, hidden=True),
+    Flag("num_layers", ("--num-layers",), int, "Ignored: layers are read from the model.", _MODEL, hidden=True),
+    Flag("loading.revision", ("--revision",), str, "Branch, tag or commit of a hub model.", _MODEL),
+    Flag("loading.trust_remote_code", ("--trust-remote-code/--no-trust-remote-code",), bool,
+         "Run Python code that the model ships. Only for sources you trust.", _MODEL),
+)  # fmt: skip
+DATA = (
+    Flag("datasets", ("--dataset", "-d"), list[str],
+         "Texts: builtin, wikitext2, squad, a text/jsonl/csv file, a folder or a hub id (repeatable).", _DATA),
+    Flag("datasets_list", ("--datasets",), str, "Several data sets, separated by commas.", _DATA, metavar="A,B"),
+    Flag("data.config", ("--dataset-config",), str, "Configuration of a hub data set.", _DATA),
+    Flag("data.split", ("--split",), str, "Split of the data set.", _DATA),
+    Flag("data.field", ("--field",), str, "Text column of jsonl, csv and hub data sets.", _DATA),
+    Flag("data.unit", ("--unit",), str, "One text of a plain file: auto, line, paragraph or file.", _DATA),
+    Flag("data.samples", ("--samples", "-n"), int, "Distinct texts to analyse, exactly this many [200].", _DATA),
+    Flag("activations.max_length", ("--max-length",), int, "Tokens kept of a text [128].", _DATA),
+)  # fmt: skip
+ANALYSIS = (
+    Flag("activations.layers", ("--layers", "-l"), str, "all, or a list such as embedding,0-5,-1,final_norm.", _HOW),
+    Flag("activations.sites", ("--sites",), str, "Outputs in a block: block,attention,mlp [block].", _HOW),
+    Flag("activations.pooling", ("--pooling",), str, "auto, last, cls or mean [auto].", _HOW),
+    Flag("activations.token_budget", ("--token-budget",), int, "Tokens per batch [from the memory forecast].", _HOW),
+    Flag("topology.pca", ("--pca",), int, "Principal components kept; 0 keeps all [50].", _HOW),
+    Flag("topology.maxdim", ("--maxdim",), int, "Highest homology dimension, 0 to 2 [1].", _HOW),
+    Flag("topology.metric", ("--metric",), str, "euclidean, cosine, cityblock, chebyshev, correlation.", _HOW),
+    Flag("topology.engine", ("--engine",), str, "auto, redzed or ripser [auto].", _HOW),
+    Flag("topology.compat", ("--compat",), str, "todacomm: also report the figures as todacomm defines them.", _HOW),
+    Flag("compute.seed", ("--seed",), int, "Seed of every draw [0].", _HOW),
+    Flag("compute.device", ("--device",), str, "cpu, cuda, cuda:N or mps [cpu].", _HOW),
+    Flag("compute.threads", ("--threads",), int, "CPU threads [the cores this process may use].", _HOW),
+)  # fmt: skip
+METRICS = (
+    Flag("metrics.perplexity", ("--perplexity/--no-perplexity",), bool, "Measure perplexity and accuracy.", _HOW),
+    Flag("metrics.positions", ("--positions",), int, "Masked positions per text for encoders; 0: all [8].", _HOW),
+)
+OUTPUT = (
+    Flag("output.dir", ("--output-dir",), str, "Folder that receives the run folder [experiments].", _OUT),
+    Flag("output.name", ("--output", "-o"), str, "Name inside the run folder's name.", _OUT),
+    Flag("output.plots", ("--plots/--no-plots",), bool, "Draw plots.", _OUT),
+    Flag("output.html", ("--html/--no-html",), bool, "Write report.html.", _OUT),
+)
+CACHE = (Flag("activations.cache", ("--cache/--no-cache",), bool, "Reuse activations of equal runs.", _OUT),)
+CONFIG = (
+    Flag("config_file", ("--config", "-c"), Path, "YAML configuration (see cohom init).", _OUT, metavar="FILE"),
+    Flag("overrides", ("--set",), list[str], "Set any config key, e.g. --set topology.pca=20.", _OUT, metavar="K=V"),
+)
+JSON = (Flag("json_output", ("--json",), bool, "Print one JSON document on stdout.", _OUT, default=False),)
+TALK = (
+    Flag("quiet", ("--quiet", "-q"), bool, "No progress and no logs on stderr.", _OUT, default=False),
+    Flag("verbose", ("--verbose", "-v"), bool, "More logs, and tracebacks of internal errors.", _OUT, default=False),
+)
+DRY_RUN = (Flag("dry_run", ("--dry-run",), bool, "Say what would be done, and write nothing.", _OUT, default=False),)
+RESUME = (Flag("resume", ("--resume",), str, "Go on with an interrupted run: its name, or latest.", _OUT, metavar="RUN"),)
+
+ENGINE_OPTIONS = (*MODELS, *DATA, *ANALYSIS)
+CONTROL_OPTIONS = (*OUTPUT, *CACHE, *CONFIG, *JSON, *TALK)
+
+Body = Callable[[dict[str, Any]], int]
+
+
+def add_command(app: typer.Typer, name: str, body: Body, flags: Sequence[Flag], arguments: Sequence[Any] = ()) -> None:
+    """Register `body` as command `name`: it receives a dict with the value of every flag and argument.
+
+    `arguments` are ready `inspect.Parameter` objects for positional arguments. The help text is `body`'s docstring.
+    """
+
+    def command(**values: Any) -> int:
+        return body(values)
+
+    parameters = [*arguments, *(_parameter(flag) for flag in flags)]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__doc__ = inspect.getdoc(body)
+    app.command(name)(command)
+
+
+def argument(name: str, kind: Any, text: str, default: Any = ...) -> inspect.Parameter:
+    """A positional argument for `add_command`."""
+    annotation = Annotated[kind, typer.Argument(help=text, show_default=False)]
+    empty = inspect.Parameter.empty if default is ... else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=empty, annotation=annotation)
+
+
+def _parameter(flag: Flag) -> inspect.Parameter:
+    kind = flag.type if flag.default is not None else flag.type | None
+    option = typer.Option(
+        *flag.names, help=flag.help, rich_help_panel=flag.panel, hidden=flag.hidden, metavar=flag.metavar, show_default=False
+    )
+    return inspect.Parameter(
+        flag.parameter, inspect.Parameter.KEYWORD_ONLY, default=flag.default, annotation=Annotated[kind, option]
+    )
+
+
+def config_flags(values: dict[str, Any]) -> dict[str, Any]:
+    """The dotted config keys among a command's values; the ways of naming models and data sets are merged."""
+    merged = {key.replace("__", "."): value for key, value in values.items() if "__" in key}
+    models = [*(values.get("models") or []), *_split(values.get("models_list")), *(values.get("hf_model") or [])]
+    datasets = [*(values.get("datasets") or []), *_split(values.get("datasets_list"))]
+    return merged | {"models": models or None, "datasets": datasets or None}
+
+
+def _split(text: str | None) -> list[str]:
+    return [part.strip() for part in text.split(",")] if text else []

@@ -1,0 +1,1 @@
+"""One file per command: load, run the engines, write the run folder."""

@@ -1,0 +1,163 @@
+"""What the model door hands out: where a model came from, what it is, its activations and its language metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+SourceKind = Literal["builtin", "preset", "hub", "folder", "gguf"]
+ModelKind = Literal["decoder", "encoder", "encoder-decoder"]
+PoolingName = Literal["auto", "last", "cls", "mean"]
+Site = Literal["block", "attention", "mlp"]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A resolved `--model` value. `name` is short and safe for file names; `location` is a hub id or a folder.
+
+    `gguf_file` and `weights_file` name the one file inside the folder that was asked for, when one was.
+    """
+
+    name: str
+    kind: SourceKind
+    location: str
+    gguf_file: str | None = None
+    weights_file: str | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """The local folder, or None for a hub id."""
+        return None if self.kind in ("preset", "hub") else Path(self.location)
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How to load. Code shipped with a model runs only when `trust_remote_code` is set."""
+
+    device: str = "cpu"
+    trust_remote_code: bool = False
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is, read from its configuration and weights, never guessed from its name.
+
+    `n_layer` counts every block (an encoder-decoder's encoder and decoder together).
+    `weights_sha256` is the SHA-256 over all parameters and buffers in name order (name, dtype, shape, raw bytes).
+    `lm_head` says which language-modelling head with trained weights is present: "causal", "masked" or None.
+    """
+
+    name: str
+    source: SourceKind
+    location: str
+    architecture: str
+    kind: ModelKind
+    n_layer: int
+    hidden_size: int
+    vocab_size: int
+    n_parameters: int
+    max_positions: int | None
+    lm_head: Literal["causal", "masked"] | None
+    weights_sha256: str
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in eval mode, float32, on its device, with its tokenizer."""
+
+    model: nn.Module
+    tokenizer: Any
+    info: ModelInfo
+
+
+@dataclass(frozen=True)
+class ActivationOptions:
+    """What to collect. `layers` empty means all; `token_budget` 0 means: choose it from the memory forecast.
+
+    `mask_positions` is how many positions of each text a masked model's pseudo-perplexity hides, drawn with `seed`
+    (0: every position, which is exact); it has no effect on causal models.
+    """
+
+    layers: tuple[str, ...] = ()
+    sites: tuple[Site, ...] = ("block",)
+    pooling: PoolingName = "auto"
+    max_length: int = 128
+    token_budget: int = 0
+    perplexity: bool = False
+    mask_positions: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LanguageMetrics:
+    """Language-modelling quality measured on the analysed texts.
+
+    `kind` is "perplexity" (causal: every next token) or "pseudo-perplexity" (masked: one position hidden at a time;
+    Salazar et al. 2020). `loss` is in nats per predicted token, `perplexity` = exp(loss), `accuracy` the share of
+    argmax hits, `n_predictions` the number of predicted tokens, `standard_error` that of `loss` over texts
+    when only a sample of positions was masked, else None.
+    """
+
+    kind: Literal["perplexity", "pseudo-perplexity"]
+    loss: float
+    perplexity: float
+    accuracy: float
+    n_predictions: int
+    standard_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Pooled activations: layer name -> (n_texts, width) float32, in forward order, rows in the order of the texts.
+
+    Names: `embedding`, `layer_0` .. `layer_{L-1}` (each block's true output), `final_norm` (only when the model has
+    a norm after its last block), `layer_i.attention`, `layer_i.mlp`; encoder-decoders prefix `encoder.`/`decoder.`.
+    """
+
+    layers: dict[str, NDArray[np.float32]]
+    pooling: str
+    n_tokens: int
+    n_truncated: int
+    metrics: LanguageMetrics | None = None
+    metrics_reason: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What `cohom inspect` says about a model without loading its weights.
+
+    `files` are (name, bytes) of the weight files and `dtypes` the element types stored in them. The forecasts are in
+    bytes: `load_bytes` while loading in float32, `forward_bytes` for one batch of the planned token budget.
+    `n_parameters` is counted on an architecture built without storage; `ModelSource` says where it came from.
+    """
+
+    source: ModelSource
+    architecture: str
+    kind: ModelKind
+    n_layer: int
+    hidden_size: int
+    vocab_size: int
+    n_parameters: int
+    max_positions: int | None
+    files: tuple[tuple[str, int], ...]
+    dtypes: tuple[str, ...]
+    load_bytes: int
+    forward_bytes: int
+    available_bytes: int
+    token_budget: int
+    needs_remote_code: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_bytes(self) -> int:
+        """The size of all weight files in bytes."""
+        return sum(size for _, size in self.files)

@@ -1,0 +1,16 @@
+"""Foreign text in our one-line errors: short, and without characters a terminal would act on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's own text, at most 200 printable characters."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return "".join(character if character.isprintable() else "?" for character in line)
+
+
+def some(names: Sequence[str], count: int = 3) -> str:
+    """The first few of `names`, quoted so that nothing inside them can act."""
+    return ", ".join(repr(name) for name in names[:count]) + (", ..." if names[count:] else "")

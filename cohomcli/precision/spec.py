@@ -1,0 +1,135 @@
+"""What the parts of the precision engine hand to each other: graph, plan, sensitivities, problem, solution.
+
+Execution semantics, named `store`: every operation reads its operands as they are stored, computes in at least
+float32, and its result is rounded once to its own format when it is stored. Operands of unequal formats are promoted
+exactly, so only stores round. A weight is a vertex like any other: its store rounds it once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SEMANTICS = "store"
+VertexKind = Literal["op", "weight", "input"]
+ErrorNorm = Literal["rel-l2", "max-abs", "kl"]
+
+
+@dataclass(frozen=True)
+class Vertex:
+    """A stored tensor of the exported graph: the result of a value-changing op, a weight (or buffer), or an input.
+
+    Views (reshape, transpose, slice, expand, ...) are contracted into the vertex whose value they show. `name` is the
+    graph's node name, `target` the ATen op ("aten.linear.default") or "" for weights and inputs, `module` the path of
+    the module it belongs to ("transformer.h.0.attn"), `numel` the elements stored. `operands` are the vertices it reads,
+    without repetition. `storage` identifies the memory of a weight: tied weights share one. `fixed` names the reason
+    why its format cannot be chosen ("integer", "bool", "input", "mask constant"), or is empty.
+    """
+
+    index: int
+    name: str
+    kind: VertexKind
+    target: str
+    module: str
+    shape: tuple[int, ...]
+    dtype: str
+    numel: int
+    operands: tuple[int, ...] = ()
+    storage: str = ""
+    fixed: str = ""
+
+
+@dataclass(frozen=True)
+class ComputationGraph:
+    """Vertices in topological order; `outputs` are the vertices whose values the model returns."""
+
+    vertices: tuple[Vertex, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """Every (producer, consumer) pair once, in the consumers' order."""
+        return tuple((u, v.index) for v in self.vertices for u in v.operands)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One format name per vertex ("" for a vertex that is fixed and keeps its dtype)."""
+
+    formats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What calibration saw: largest and smallest non-zero finite magnitude per vertex, arrays (n_vertices,) float64."""
+
+    max_abs: NDArray[np.float64]
+    min_abs: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """First-order effect of storing vertex v in format f on the output error, from K random adjoints (estimated).
+
+    `scores[v, f]` estimates the squared output error, in the units of `norm` squared, so that a plan's predicted error
+    is sqrt(sum_v scores[v, f_v]); inf where the format is not admissible. `diagonal` and `coherent` are the two
+    estimators it is the larger of: mean_k sum_j g_j^2 d_j^2 and mean_k (g . d)^2.
+    `curvature_ratio[f]` is even/odd of the antithetic test under uniform format f: how far first order can be trusted.
+    """
+
+    formats: tuple[str, ...]
+    scores: NDArray[np.float64]
+    diagonal: NDArray[np.float64]
+    coherent: NDArray[np.float64]
+    n_probes: int
+    norm: ErrorNorm
+    curvature_ratio: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Admissibility:
+    """`allowed[v, f]`, and for every pair that is not allowed a sentence that says why, measured or by rule."""
+
+    formats: tuple[str, ...]
+    allowed: NDArray[np.bool_]
+    reasons: dict[tuple[int, str], str]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """min sum_v cost[v, f_v] + sum_e cast_cost[e] [f_u != f_v]  s.t.  sum_v error[v, f_v] <= budget, f_v allowed.
+
+    `cost` and `error` are (n, F) float64, `edges` (m, 2) int64, `cast_cost` (m,) float64. Vertices of one `groups`
+    entry take one format (tied weights, module granularity).
+    """
+
+    cost: NDArray[np.float64]
+    error: NDArray[np.float64]
+    allowed: NDArray[np.bool_]
+    edges: NDArray[np.int64]
+    cast_cost: NDArray[np.float64]
+    budget: float
+    groups: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A solved problem. `choice` (n,) indexes formats, or is None when no assignment exists.
+
+    `lower_bound` is exact: a weak-duality bound evaluated in rationals (Neumaier and Shcherbina 2004), so
+    `objective - lower_bound` >= the true gap; status `proved-in-model`. `infeasible` says that a Farkas-type bound
+    proves that no assignment meets the budget. `price` is the multiplier of the error budget (cost per unit of error).
+    """
+
+    choice: NDArray[np.int64] | None
+    objective: float | None
+    error: float | None
+    lower_bound: Fraction | None
+    gap: float | None
+    price: float
+    infeasible: bool
+    seconds: float

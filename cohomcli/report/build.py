@@ -1,0 +1,74 @@
+"""The one way to a report: `build` writes report.md, report.html, plots/*.png and tables/*.csv into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cohomcli.progress import Progress, silent
+from cohomcli.report import html, markdown
+from cohomcli.report.document import Fact, ReportContext
+from cohomcli.report.names import unique_slugs
+from cohomcli.report.picture import Picture
+from cohomcli.report.plots import pictures_of
+from cohomcli.report.sections import assemble
+from cohomcli.report.style import identity, save_png
+from cohomcli.report.tables import BETTI, DIAGRAMS, LAYERS, write_tables
+from cohomcli.results import Entry
+
+__all__ = ["ReportContext", "build"]
+
+
+def build(
+    entries: Sequence[Entry],
+    comparison: None,
+    out: Path,
+    context: ReportContext,
+    progress: Progress = silent,
+) -> list[Path]:
+    """Writes the report of `entries` into the folder `out`, which is made when missing; returns the paths written.
+
+    Equal arguments give byte-identical files. File names come from model names made safe; with one entry they carry
+    no model name at all.
+
+    Raises:
+        OSError: `out` cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = _pictures(entries)
+    steps = sum(map(len, pictures)) if context.plots else 0
+    written = _draw([picture for group in pictures for picture in group], out, progress, steps + 2) if steps else []
+    tables = write_tables(entries, out)
+    progress("report", steps + 1, steps + 2)
+    document = assemble(entries, pictures, context, _files(tables))
+    texts = {"report.md": markdown.render(document, plots=context.plots)}
+    if context.html:
+        texts["report.html"] = html.render(document, out / "plots" if context.plots else None)
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8", newline="\n")
+    progress("report", steps + 2, steps + 2)
+    return [*written, *tables, *(out / name for name in texts)]
+
+
+def _pictures(entries: Sequence[Entry]) -> list[list[Picture]]:
+    if len(entries) == 1:
+        return [pictures_of(entries[0], "")]
+    slugs = unique_slugs(f"{entry.model}-{entry.dataset}" for entry in entries)
+    return [pictures_of(entry, f"{slug}-") for entry, slug in zip(entries, slugs, strict=True)]
+
+
+def _draw(pictures: Sequence[Picture], out: Path, progress: Progress, steps: int) -> list[Path]:
+    folder = out / "plots"
+    folder.mkdir(exist_ok=True)
+    paths = []
+    with identity():
+        for at, picture in enumerate(pictures):
+            progress("report", at, steps)
+            paths.append(folder / picture.file)
+            save_png(picture.draw(), paths[-1])
+    return paths
+
+
+def _files(tables: Sequence[Path]) -> list[Fact]:
+    names = {path.name for path in tables}
+    return [fact for fact in (LAYERS, BETTI, DIAGRAMS) if Path(fact.label).name in names]

@@ -1,0 +1,101 @@
+"""Names and numbers as a reader sees them: hostile text made harmless, floats made short, file names made safe."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable
+
+UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
+_FORBIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn"}
+
+
+def clean(text: str, limit: int = 160) -> str:
+    """`text` on one line, without control, bidirectional or surrogate characters, its middle cut beyond `limit`.
+
+    Model, layer and data set names come from users, hubs and files. This makes them safe to print; escaping for
+    markdown or HTML is the renderer's work.
+    """
+    line = re.sub(r"\s+", " ", text).strip()
+    line = "".join(UNPRINTABLE if unicodedata.category(c) in _FORBIDDEN else c for c in line)
+    if len(line) > limit:
+        tail = limit // 3
+        line = f"{line[: limit - tail - 1]}\N{HORIZONTAL ELLIPSIS}{line[-tail:]}"
+    return line
+
+
+def slug(text: str, limit: int = 48) -> str:
+    """`text` as a part of a file name on any system: lower-case ASCII letters, digits, `.`, `_` and `-`."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9_.]+", "-", plain.lower())[:limit].strip("-._") or "unnamed"
+
+
+def unique_slugs(names: Iterable[str]) -> list[str]:
+    """One slug per name, in order; a repeated slug is numbered so that no two are equal."""
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        base = candidate = slug(name)
+        number = 1
+        while candidate in taken:
+            number += 1
+            candidate = f"{base}-{number}"
+        taken.add(candidate)
+        result.append(candidate)
+    return result
+
+
+def number(value: float | None, digits: int = 4, zeros: bool = False) -> str:
+    """`value` with `digits` significant digits: `15,690`, `0.1234`, `1.5e-07`; a dash for None.
+
+    `zeros` keeps trailing zeros after the point (`3.00`), for columns of a table.
+    """
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else ("∞" if value > 0 else "-∞")
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.{digits - 1}e}")
+    magnitude = math.floor(math.log10(abs(rounded)))
+    if not -4 <= magnitude <= 6:
+        return f"{rounded:.{digits - 1}e}".replace("e+0", "e+").replace("e-0", "e-")
+    text = f"{rounded:,.{max(digits - 1 - magnitude, 0)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text and not zeros else text
+
+
+def ratio(value: float | None) -> str:
+    """A factor, such as `1.13x`; a dash for None."""
+    return "–" if value is None else f"{number(value, 3)}×"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share of one in percent; 100 % is only said of the whole and 0 % only of nothing."""
+    text = f"{100 * share:.{digits}f}"
+    if share < 1 and text == f"{100:.{digits}f}":
+        return "<100 %"
+    if share > 0 and float(text) == 0:
+        return f"<{10**-digits:.{digits}f} %"
+    return f"{text.rstrip('0').rstrip('.')} %"
+
+
+def tick(value: float) -> str:
+    """A number for an axis: `0.02`, `5`, `1k`, `20k`, `3M`."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if limit <= abs(value) < limit * 1000:
+            return f"{value / limit:g}{suffix}"
+    return f"{value:g}"
+
+
+def count(n: int, singular: str, plural: str = "") -> str:
+    """`1 layer`, `7 layers`, `no layers`."""
+    return f"{f'{n:,}' if n else 'no'} {singular if n == 1 else plural or singular + 's'}"
+
+
+def listing(items: Iterable[str], most: int = 6) -> str:
+    """`a, b and c`; beyond `most` items the rest is counted."""
+    words = list(items)
+    if len(words) > most:
+        return f"{', '.join(words[: most - 1])} and {len(words) - most + 1} more"
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

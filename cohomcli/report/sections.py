@@ -1,0 +1,140 @@
+"""Puts entries together into a document: the per-layer tables, and one section for every entry."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from cohomcli.report import facts, words
+from cohomcli.report.document import Column, Document, EntrySection, Fact, ReportContext, Table
+from cohomcli.report.layers import dimensions_of, summary_of
+from cohomcli.report.names import UNPRINTABLE, clean, number, percent, unique_slugs
+from cohomcli.report.picture import Picture
+from cohomcli.results import Entry
+from cohomcli.topology.results import DimensionSummary, LayerTopology
+
+
+def assemble(
+    entries: Sequence[Entry], pictures: Sequence[Sequence[Picture]], context: ReportContext, files: Sequence[Fact]
+) -> Document:
+    """The document of `entries`, whose pictures are given in the same order."""
+    anchors = unique_slugs(f"{entry.model}-{entry.dataset}" for entry in entries)
+    sections = [
+        _section(entry, anchor, shown) for entry, anchor, shown in zip(entries, anchors, pictures, strict=True)
+    ]
+    return Document(
+        title=clean(context.title),
+        version=clean(context.version),
+        command=shell_line(context.argv),
+        entries=tuple(sections),
+        comparison=None,
+        glossary=tuple(facts.glossary(entries)),
+        files=tuple(files),
+    )
+
+
+def shell_line(argv: Sequence[str]) -> str:
+    """`argv` as one line for a shell; a character that cannot be printed makes the line unusable and is shown as such."""
+    return "".join(c if c.isprintable() else UNPRINTABLE for c in shlex.join(argv))
+
+
+def _section(entry: Entry, anchor: str, pictures: Sequence[Picture]) -> EntrySection:
+    layers = entry.topology.layers if entry.topology else ()
+    notes = (*entry.notes, *(entry.topology.notes if entry.topology else ()))
+    return EntrySection(
+        anchor=anchor,
+        model=clean(entry.model, 80),
+        dataset=clean(entry.dataset, 60),
+        error=clean(entry.error, 600),
+        headline=tuple(facts.headline(entry)),
+        seen=tuple(words.seen(entry)),
+        limits=tuple(words.limits(entry)),
+        tables=tuple(layer_tables(layers)),
+        pictures=tuple(pictures),
+        method=tuple(facts.method(entry)),
+        claims=tuple(facts.claims(entry)),
+        notes=tuple(clean(note, 400) for note in notes),
+    )
+
+
+def layer_tables(layers: Sequence[LayerTopology]) -> list[Table]:
+    """The figures of every layer: its homology, its cloud, and the other system's figures where they were asked for."""
+    if not layers:
+        return []
+    tables = [_homology_table(layers), _cloud_table(layers)]
+    return [*tables, _compat_table(layers)] if any(layer.compat for layer in layers) else tables
+
+
+def _homology_table(layers: Sequence[LayerTopology]) -> Table:
+    columns = [Column("layer", "in forward order", numeric=False)]
+    dimensions = dimensions_of(layers)
+    for dimension in dimensions:
+        columns += [
+            Column(f"H{dimension} bars", "number of finite bars"),
+            Column(f"H{dimension} total", "total persistence, raw"),
+            Column(f"H{dimension} / scale", "total persistence divided by the layer's scale"),
+            Column(f"H{dimension} longest", "longest finite lifetime divided by the layer's scale"),
+            Column(f"H{dimension} entropy", "persistence entropy in nats"),
+        ]
+    rows = [
+        (clean(layer.name, 60), *(cell for k in dimensions for cell in _homology_cells(summary_of(layer, k))))
+        for layer in layers
+    ]
+    note = (
+        "Bars: finite ones only; the class of H0 that never dies is in no figure. Total: raw total persistence. "
+        "/ scale: the same divided by the layer's scale. Longest: the longest lifetime divided by the scale."
+    )
+    return Table("Homology of every layer", tuple(columns), tuple(rows), note)
+
+
+def _homology_cells(summary: DimensionSummary | None) -> tuple[str, ...]:
+    if summary is None:
+        return ("–",) * 5
+    return (
+        f"{summary.count:,}",
+        number(summary.total_persistence, zeros=True),
+        number(summary.total_over_scale, zeros=True),
+        number(summary.max_over_scale, 3, zeros=True),
+        number(summary.entropy, 3, zeros=True),
+    )
+
+
+def _cloud_table(layers: Sequence[LayerTopology]) -> Table:
+    columns = (
+        Column("layer", "in forward order", numeric=False),
+        Column("points"),
+        Column("distinct", "points that differ from one another"),
+        Column("width", "of the layer"),
+        Column("analysed", "dimensions after PCA"),
+        Column("variance kept", "by the analysed dimensions"),
+        Column("mean norm", "of the raw activations"),
+        Column("scale", "mean pairwise distance of the analysed cloud"),
+    )
+    rows = tuple(
+        (
+            clean(layer.name, 60),
+            f"{layer.n_points:,}",
+            f"{layer.n_distinct:,}",
+            f"{layer.ambient_dim:,}",
+            f"{layer.pca_dim:,}",
+            percent(layer.explained_variance),
+            number(layer.mean_norm, zeros=True),
+            number(layer.scale, zeros=True),
+        )
+        for layer in layers
+    )
+    return Table("The cloud of every layer", columns, rows)
+
+
+def _compat_table(layers: Sequence[LayerTopology]) -> Table:
+    """Figures by the definitions of another system, as they come."""
+    keys = list(dict.fromkeys(key for layer in layers for key in layer.compat or {}))
+    columns = (Column("layer", numeric=False), *(Column(clean(key, 40)) for key in keys))
+    rows = tuple(
+        (clean(layer.name, 60), *(number((layer.compat or {}).get(key), 6, zeros=True) for key in keys)) for layer in layers
+    )
+    note = (
+        "These follow the definitions of ToDACoMM, kept for comparison with its results: the class of H0 that never "
+        "dies counts as a bar of length 1, whatever the units."
+    )
+    return Table("Figures by ToDACoMM's definitions", columns, rows, note)

@@ -1,0 +1,107 @@
+"""The numbers as CSV: full precision, one row per fact, names that a spreadsheet cannot run as formulas."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from cohomcli.report.document import Fact
+from cohomcli.report.layers import dimensions_of, summary_of
+from cohomcli.results import Entry
+from cohomcli.topology.results import Diagram, LayerTopology
+
+Cell = str | int | float | None
+
+LAYERS = Fact("tables/layers.csv", "the figures of every layer in full precision")
+BETTI = Fact("tables/betti.csv", "every Betti curve: the number of bars alive at each distance")
+DIAGRAMS = Fact("tables/diagrams.csv", "every bar: birth, death, and whether it dies (finite), never dies (essential) "
+                "or was alive where the filtration ended (censored)")  # fmt: skip
+
+
+def write_tables(entries: Sequence[Entry], out: Path) -> list[Path]:
+    """Writes the tables of all entries into `out`/tables; returns their paths. Nothing is written without topology."""
+    rows = [(entry, layer) for entry in entries if entry.topology for layer in entry.topology.layers]
+    if not rows:
+        return []
+    (out / "tables").mkdir(parents=True, exist_ok=True)
+    dimensions = dimensions_of(layer for _, layer in rows)
+    _write(out / LAYERS.label, _layer_header(dimensions), (_layer_row(e, layer, dimensions) for e, layer in rows))
+    _write(out / BETTI.label, ["model", "dataset", "layer", "dimension", "distance", "betti"], _betti_rows(rows))
+    header = ["model", "dataset", "layer", "dimension", "birth", "death", "kind"]
+    _write(out / DIAGRAMS.label, header, _diagram_rows(rows))
+    return [out / LAYERS.label, out / BETTI.label, out / DIAGRAMS.label]
+
+
+_CLOUD = (
+    "n_points",
+    "n_distinct",
+    "ambient_dim",
+    "pca_dim",
+    "explained_variance",
+    "mean_norm",
+    "scale",
+    "metric",
+    "engine",
+)
+_SUMMARY = (
+    "count",
+    "total_persistence",
+    "max_lifetime",
+    "entropy",
+    "essential",
+    "censored",
+    "total_over_scale",
+    "max_over_scale",
+)
+
+
+def _layer_header(dimensions: Sequence[int]) -> list[str]:
+    return ["model", "dataset", "layer", *_CLOUD, *(f"h{k}_{name}" for k in dimensions for name in _SUMMARY)]
+
+
+def _layer_row(entry: Entry, layer: LayerTopology, dimensions: Sequence[int]) -> list[Cell]:
+    cells: list[Cell] = [entry.model, entry.dataset, layer.name, *(getattr(layer, name) for name in _CLOUD)]
+    for dimension in dimensions:
+        summary = summary_of(layer, dimension)
+        cells += [None if summary is None else getattr(summary, name) for name in _SUMMARY]
+    return cells
+
+
+def _betti_rows(rows: Iterable[tuple[Entry, LayerTopology]]) -> Iterator[list[Cell]]:
+    for entry, layer in rows:
+        distances = layer.betti.grid.tolist()
+        for dimension, curve in enumerate(layer.betti.values.tolist()):
+            for distance, betti in zip(distances, curve, strict=True):
+                yield [entry.model, entry.dataset, layer.name, dimension, distance, betti]
+
+
+def _diagram_rows(rows: Iterable[tuple[Entry, LayerTopology]]) -> Iterator[list[Cell]]:
+    for entry, layer in rows:
+        for diagram in layer.diagrams:
+            for birth, death, kind in _bars(diagram):
+                yield [entry.model, entry.dataset, layer.name, diagram.dimension, birth, death, kind]
+
+
+def _bars(diagram: Diagram) -> Iterator[tuple[float, float | None, str]]:
+    for birth, death in diagram.pairs.tolist():
+        yield birth, death, "finite"
+    for birth in diagram.essential.tolist():
+        yield birth, None, "essential"
+    for birth in diagram.censored.tolist():
+        yield birth, None, "censored"
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows([guard(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+
+
+def guard(text: str) -> str:
+    """`text` so that no spreadsheet takes it for a formula: a leading =, +, -, @, tab or return gets an apostrophe.
+
+    See OWASP, "CSV Injection". Full-width forms count too, and so does a sign behind spaces.
+    """
+    return f"'{text}" if text.lstrip(" ")[:1] in set("=+-@\t\r\n＝＋－＠") and text.strip() else text

@@ -1,0 +1,47 @@
+"""The result of one command as reports and run folders see it: one entry per model and data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cohomcli.data.spec import TextSample
+from cohomcli.models.spec import LanguageMetrics, ModelInfo
+from cohomcli.topology.results import TopologyResult
+
+SCHEMA = "cohom.results/1"
+
+ClaimStatus = Literal["proved", "proved-in-model", "estimated", "measured"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement and how it is known; `certificate` names the file of a proved one."""
+
+    text: str
+    status: ClaimStatus
+    certificate: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The analysis of one model on one data set, or the error that ended it (`error` set, `info` may be None)."""
+
+    model: str
+    dataset: str
+    info: ModelInfo | None = None
+    sample: TextSample | None = None
+    pooling: str = ""
+    n_tokens: int = 0
+    n_truncated: int = 0
+    metrics: LanguageMetrics | None = None
+    metrics_reason: str = ""
+    topology: TopologyResult | None = None
+    claims: tuple[Claim, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
+    error: str = ""
+
+    @property
+    def status(self) -> Literal["ok", "failed"]:
+        """Whether the analysis of this entry finished."""
+        return "failed" if self.error else "ok"

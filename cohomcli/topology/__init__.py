@@ -1,0 +1,1 @@
+"""The persistence engine: point clouds, Vietoris-Rips diagrams and their summaries."""
