@@ -23,7 +23,7 @@ from cohomcli.assets import build_corpus
 CARD = json.loads((assets.root() / "card.json").read_text(encoding="utf-8"))
 # What the e-texts wrap around the plays. Words that the plays use themselves (licence, project) are not here.
 WRAPPING = re.compile(
-    r"gutenberg|\be-?texts?\b|e-?book|copyright|https?:|www\.|small print|donations|transcrib|proofread|carnegie"
+    r"gutenberg|\be-?texts?\b|\be-?books?\b|copyright|https?:|www\.|small print|donations|transcrib|proofread|carnegie"
     r"|public domain|by william shakespeare|dramatis|persons represented|the end$|[^\x20-\x7e\n]",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -277,25 +277,25 @@ def model_loss(model: Any, tokenizer: Any, asked: Asked) -> float:
     return total / count
 
 
-# Nats per token by which each model must beat the bigram and the unigram; measured: see the card.
-@pytest.mark.parametrize(("name", "over_bigram", "over_unigram"), [("tiny-gpt", 0.4, 1.3), ("tiny-bert", 0.2, 1.0)])
+# Nats per token by which a model must beat the card's bigram (measured: 0.405 and 0.598) and unigram (2.01 and 2.20).
+@pytest.mark.parametrize(("name", "over_bigram", "over_unigram"), [("tiny-gpt", 0.35, 1.9), ("tiny-bert", 0.5, 2.1)])
 def test_models_know_more_than_ngrams(
     name: str, over_bigram: float, over_unigram: float, request: pytest.FixtureRequest
 ) -> None:
     model, tokenizer, _ = request.getfixturevalue(name.removeprefix("tiny-"))
     asked = heldout_sample(tokenizer)
     loss = model_loss(model, tokenizer, asked)
-    # Fitted on the shipped train works; the card's baselines saw the whole train split.
     unigram, bigram = Ngrams(tokenizer(passages("train"))["input_ids"], len(tokenizer)).losses(asked)
     card = CARD["models"][name]
     assert loss == pytest.approx(card["loss"]["heldout_sample"], abs=1e-3)
-    assert loss < bigram - over_bigram
-    assert loss < unigram - over_unigram
+    assert card["loss"]["heldout"] == pytest.approx(loss, abs=0.15)  # every 20th passage stands for all
     assert card["loss"]["heldout"] < card["baseline"]["bigram"] - over_bigram
     assert card["loss"]["heldout"] < card["baseline"]["unigram"] - over_unigram
-    assert card["baseline"]["unigram"] == pytest.approx(unigram, abs=0.15)
-    # Seven times the text makes a better bigram.
-    assert bigram - 0.5 < card["baseline"]["bigram"] < bigram
+    # The n-grams here saw the shipped train works only, an eighth of what the model and the card's baselines saw.
+    assert loss < bigram - over_bigram
+    assert loss < unigram - over_unigram
+    assert card["baseline"]["unigram"] == pytest.approx(unigram, abs=0.2)
+    assert bigram - 0.8 < card["baseline"]["bigram"] < bigram
 
 
 def test_the_kept_weights_are_those_of_the_lowest_calibration_loss() -> None:
