@@ -20,7 +20,7 @@ class Terminated(BaseException):
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code (0, 1, 2, 3, 4, 70, 130, 143; see errors.py and CRAFT)."""
     arguments = sys.argv[1:] if argv is None else argv
-    signal.signal(signal.SIGTERM, _raise_terminated)
+    previous = signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         return _run(arguments)
     except errors.CohomError as error:
@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         summary = " ".join(str(error).split())[:300]
         return _fail(f"internal error: {type(error).__name__}: {summary} ({HIDDEN_TRACE})", errors.EXIT_BUG)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _run(arguments: list[str]) -> int:

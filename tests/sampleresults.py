@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 from ripser import ripser
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import pdist, squareform
 from scipy.stats import entropy
 
 from cohomcli.data.spec import TextSample
@@ -29,7 +29,7 @@ HOSTILE_NAMES = (
     "a|b`c`[link](http://evil.example)",
     "line one\n# heading\n| cell |",
     '"><img src=http://evil.example/x.png onerror=alert(1)>',
-    "=HYPERLINK(\"http://evil.example\")",
+    '=HYPERLINK("http://evil.example")',
     "../../etc/passwd",
     "$\\frac{1}{0}$ _x_ **b** \u202egnp.exe \udcff \x1b[31m",
     "&lt;b&gt; {{ 7*7 }} {% raw %} ![i](x)",
@@ -51,7 +51,7 @@ def noisy_circle(n: int, dim: int, noise: float, seed: int) -> Array:
 def layer(name: str, points: Array, maxdim: int = 1, threshold: float = np.inf) -> LayerTopology:
     """The topology of one cloud, by ripser; `censored` holds what is alive at a finite `threshold`."""
     scale = float(pdist(points).mean()) if len(points) > 1 else 0.0
-    raw = ripser(points, maxdim=maxdim, thresh=threshold)["dgms"]
+    raw = ripser(squareform(pdist(points)), maxdim=maxdim, thresh=threshold, distance_matrix=True)["dgms"]
     diagrams = tuple(_diagram(k, np.asarray(pairs, float), np.isfinite(threshold)) for k, pairs in enumerate(raw))
     return LayerTopology(
         name=name,
@@ -114,7 +114,9 @@ def topology(layers: Sequence[LayerTopology], notes: Sequence[str] = ()) -> Topo
     start = next((item for item in layers if item.name == "embedding"), None)
     blocks = [item for item in layers if item.name.startswith("layer_") and "." not in item.name]
     if start is None or not blocks or not start.summaries[0].total_persistence:
-        return TopologyResult(tuple(layers), Expansion(None, None, None, None, "there is no embedding layer"), tuple(notes))
+        return TopologyResult(
+            tuple(layers), Expansion(None, None, None, None, "there is no embedding layer"), tuple(notes)
+        )
     raw = max(blocks, key=lambda item: item.summaries[0].total_persistence)
     free = max(blocks, key=lambda item: item.summaries[0].total_over_scale)
     expansion = Expansion(
@@ -141,7 +143,18 @@ def layers(n_layers: int, n_points: int = 40, dim: int = 8, maxdim: int = 1) -> 
 def info(name: str) -> ModelInfo:
     """A plausible decoder called `name`."""
     return ModelInfo(
-        name, "folder", f"models/{name}", "LlamaForCausalLM", "decoder", 30, 576, 49152, 134_515_008, 8192, "causal", "ab" * 32
+        name,
+        "folder",
+        f"models/{name}",
+        "LlamaForCausalLM",
+        "decoder",
+        30,
+        576,
+        49152,
+        134_515_008,
+        8192,
+        "causal",
+        "ab" * 32,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +12,10 @@ from typing import Any
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from cohomcli.models.load import load
+from cohomcli.models.resolve import resolve
+from cohomcli.models.spec import LoadedModel, LoadOptions
 
 SENTENCES = (
     "To be, or not to be, that is the question.",
@@ -180,7 +185,23 @@ def tokenizer(kind: str) -> Any:
 
 def save(name: str, folder: Path, seed: int = 0, **overrides: Any) -> Path:
     """Build a pico model and save it with its tokenizer; returns the folder."""
+    hf.utils.logging.disable_progress_bar()
     model = build(name, seed, **overrides)
     model.save_pretrained(folder)
     tokenizer(PICO[name].tokenizer).save_pretrained(folder)
     return folder
+
+
+_ROOT = tempfile.TemporaryDirectory(prefix="cohom-pico-")
+
+
+@cache
+def saved(name: str) -> Path:
+    """The folder of an unchanged pico model, built once per test session; tests must not write into it."""
+    return save(name, Path(_ROOT.name) / name)
+
+
+@cache
+def loaded(name: str) -> LoadedModel:
+    """The unchanged pico model, through our own door."""
+    return load(resolve(str(saved(name))), LoadOptions())

@@ -118,7 +118,7 @@ def _prepare(loaded: LoadedModel, texts: Sequence[str], options: ActivationOptio
 def _notes(
     loaded: LoadedModel, encoded: Encoded, options: ActivationOptions, pooling: dict[str, PoolingName]
 ) -> Iterator[str]:
-    if encoded.max_length < options.max_length:
+    if encoded.n_truncated and encoded.max_length < options.max_length:
         yield f"max_length {options.max_length} was lowered to {encoded.max_length}, the most this model reads"
     if encoded.n_truncated:
         yield f"{encoded.n_truncated} of {len(encoded.ids)} texts were cut at {encoded.max_length} tokens"

@@ -7,6 +7,7 @@ by which a configuration could make a library fetch or run something are dropped
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,13 +194,14 @@ def _shards(index: Path) -> tuple[Path, ...]:
 def _check_archive(file: Path) -> None:
     """Verify the CRCs of a torch zip file: torch does not. Files older than torch 1.6 are no zip and have none."""
     try:
-        if not zipfile.is_zipfile(file):
-            return
+        with file.open("rb") as stream:
+            if stream.read(2) != b"PK":
+                return
         with zipfile.ZipFile(file) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise InputRefused(f"{str(file)!r} is compressed, which torch never writes", "do not trust this file")
             corrupt = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, struct.error) as error:
         raise InputRefused(f"{str(file)!r} is corrupt or cut short", "download the model again") from error
     if corrupt is not None:
         raise InputRefused(f"{str(file)!r} is corrupt: {corrupt!r} fails its checksum", "download the model again")

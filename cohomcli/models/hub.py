@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cohomcli.errors import AnalysisIncomplete, InputRefused
 from cohomcli.models.presets import PRESETS
@@ -18,6 +19,8 @@ from cohomcli.registry import did_you_mean
 
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 _OFFLINE = ("1", "ON", "YES", "TRUE")
+_ATTEMPTS = 4  # a broken connection resumes: the client keeps what it has of each file
+_T = TypeVar("_T")
 
 
 class _Unreachable(InputRefused):
@@ -28,20 +31,20 @@ def fetch(hub_id: str, options: LoadOptions, weights: bool = True) -> Path:
     """The local snapshot folder of `hub_id`, downloaded or completed first unless it is already in the cache.
 
     Only the files a model needs are fetched: settings, tokenizer, one format of the weights (safetensors when there
-    is one), and Python files only with `trust_remote_code`. A cut download resumes on the next call.
+    is one), and Python files only with `trust_remote_code`. A broken download resumes.
 
     Raises:
-        InputRefused: offline and not cached, unreachable, unknown id or revision, gated, cut connection, no weights.
+        InputRefused: offline and not cached, unreachable, unknown id or revision, gated, broken off, no weights.
         AnalysisIncomplete: the disk is full.
     """
     from huggingface_hub import snapshot_download
 
+    patterns = [*_SMALL_FILES, *(("*.py",) if options.trust_remote_code else ())]
+    if weights:
+        patterns += _weight_patterns(hub_id, options)
     with _one_line_errors(hub_id, options):
-        patterns = [*_SMALL_FILES, *(("*.py",) if options.trust_remote_code else ())]
-        if weights:
-            patterns += _weight_patterns(hub_id, options)
-        return Path(
-            snapshot_download(
+        folder = _with_retries(
+            lambda: snapshot_download(
                 hub_id,
                 revision=options.revision,
                 allow_patterns=patterns,
@@ -50,18 +53,19 @@ def fetch(hub_id: str, options: LoadOptions, weights: bool = True) -> Path:
                 endpoint=endpoint(),
             )
         )
+    return Path(folder)
 
 
-def remote_files(hub_id: str, options: LoadOptions) -> dict[str, int]:
-    """File name -> bytes of the repository's top folder; empty when offline, where only the cache is known."""
+def remote_weights(hub_id: str, options: LoadOptions) -> dict[str, int]:
+    """File name -> bytes of the weights `fetch` would download; empty when offline, where only the cache is known."""
     if is_offline():
         return {}
     from huggingface_hub import HfApi
 
+    names = weight_files(_remote_names(hub_id, options))
     with _one_line_errors(hub_id, options):
-        # model_info and not list_repo_tree: the latter retries for 24 s before it admits that nobody answers
-        info = HfApi(endpoint=endpoint()).model_info(hub_id, revision=options.revision, files_metadata=True)
-    return {file.rfilename: file.size or 0 for file in info.siblings or () if "/" not in file.rfilename}
+        entries: Any = HfApi(endpoint=endpoint()).get_paths_info(hub_id, names, revision=options.revision)
+    return {entry.path: int(entry.size) for entry in entries}
 
 
 def is_offline() -> bool:
@@ -74,20 +78,31 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def weight_files(names: dict[str, int]) -> list[str]:
+def weight_files(names: Iterable[str]) -> list[str]:
     """Which of a repository's files are the weights to load: whole or sharded safetensors, else torch files."""
+    known = sorted(names)
     for pattern in ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin"):
-        found = sorted(name for name in names if fnmatch(name, pattern))
+        found = [name for name in known if fnmatch(name, pattern)]
         if found:
             return found
     return []
+
+
+def _remote_names(hub_id: str, options: LoadOptions) -> list[str]:
+    """The files in the repository's top folder."""
+    from huggingface_hub import HfApi
+
+    with _one_line_errors(hub_id, options):
+        # model_info and not list_repo_tree: the latter retries for 24 s before it admits that nobody answers
+        info = HfApi(endpoint=endpoint()).model_info(hub_id, revision=options.revision)
+    return [file.rfilename for file in info.siblings or () if "/" not in file.rfilename]
 
 
 def _weight_patterns(hub_id: str, options: LoadOptions) -> list[str]:
     if is_offline():
         return []  # the cache is taken as it is; `read_folder` says what it lacks
     try:
-        names = remote_files(hub_id, options)
+        names = _remote_names(hub_id, options)
     except _Unreachable:
         return []
     found = weight_files(names)
@@ -99,15 +114,35 @@ def _weight_patterns(hub_id: str, options: LoadOptions) -> list[str]:
     raise InputRefused(f"{hub_id!r} has no weights", "it must hold model.safetensors or pytorch_model.bin")
 
 
+def _transport_error() -> type[Exception]:
+    """What the hub client's HTTP library raises for connections: the base of its own error, whatever its name."""
+    from huggingface_hub import errors
+
+    base: type[Exception] = errors.HfHubHTTPError.__mro__[1]
+    return base
+
+
+def _with_retries(action: Callable[[], _T]) -> _T:
+    """Repeat a download whose connection broke; the last failure is raised."""
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return action()
+        except _transport_error() as error:
+            if getattr(error, "response", None) is not None:
+                raise  # an answer, not a broken connection
+            time.sleep(attempt)
+    return action()
+
+
 @contextmanager
 def _one_line_errors(hub_id: str, options: LoadOptions) -> Iterator[None]:
     """Turn what the hub client raises into our one-line errors."""
     from huggingface_hub import errors
 
-    transport: type[Exception] = errors.HfHubHTTPError.__mro__[1]  # the HTTP library's base, whatever its name
+    known = (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, _transport_error())
     try:
         yield
-    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, transport) as error:
+    except known as error:
         raise _explain(hub_id, options, error) from error
     except errors.HFValidationError as error:
         raise InputRefused(f"{hub_id!r} is not a hub id", "it has the form org/name") from error
@@ -122,7 +157,6 @@ def _one_line_errors(hub_id: str, options: LoadOptions) -> Iterator[None]:
 def _explain(hub_id: str, options: LoadOptions, error: Exception) -> InputRefused:
     from huggingface_hub import errors
 
-    local = f"or give a local folder; hub: {endpoint()}"
     status: Any = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.GatedRepoError):
         return InputRefused(f"{hub_id!r} is gated", f"accept its licence at {endpoint()}/{hub_id} and set HF_TOKEN")
@@ -136,14 +170,17 @@ def _explain(hub_id: str, options: LoadOptions, error: Exception) -> InputRefuse
             "unset it once to download, or give a folder",
         )
     if status is not None:
-        return InputRefused(f"the hub answered {status} for {hub_id!r}", f"try again later, {local}")
+        return InputRefused(f"the hub answered {status} for {hub_id!r}", "try again later, or give a local folder")
+    if type(error).__name__ in ("ReadError", "RemoteProtocolError", "WriteError", "CloseError"):
+        return InputRefused(
+            f"the connection to the hub breaks off while downloading {hub_id!r}",
+            "run the command again: it goes on where it stopped",
+        )
     return _Unreachable(
-        f"cannot reach the hub for {hub_id!r}",
-        f"check the network and run again (a cut download resumes), {local}",
+        f"cannot reach the hub for {hub_id!r}", f"check the network ({endpoint()}), or give a local folder"
     )
 
 
 def _check_the_id(hub_id: str) -> str:
-    name = hub_id.rpartition("/")[2].lower()
-    hint = did_you_mean(name, PRESETS)
-    return f"{hint if hint.startswith('did') else 'check the spelling (org/name)'} A private model needs HF_TOKEN"
+    hint = did_you_mean(hub_id.rpartition("/")[2].lower(), PRESETS)
+    return f"{hint if hint.startswith('did') else 'check the spelling (org/name);'} a private model needs HF_TOKEN"

@@ -36,8 +36,7 @@ def describe(
     else:
         settings = hub.fetch(source.location, options, weights=False)
         folder = ModelFolder(settings, read_config(settings), (), is_safetensors=True)
-        sizes = hub.remote_files(source.location, options)
-        files = tuple((name, sizes[name]) for name in hub.weight_files(sizes))
+        files = tuple(hub.remote_weights(source.location, options).items())
     facts = _code_facts(folder) if needs_code(folder.config) else _folder_facts(folder)
     return _plan(source, facts, files, activations)
 

@@ -95,12 +95,23 @@ def choose_class(config: Any) -> tuple[Any, Head]:
 
 
 def skeleton(config: Any) -> Any:
-    """The model the checkpoint names, on the meta device: structure and sizes without storage."""
+    """The model the checkpoint names, on the meta device: structure and sizes without storage.
+
+    Raises:
+        InputRefused: the configuration's values fit no model.
+    """
     import torch
 
     wanted, _ = choose_class(config)
-    with quiet(), torch.device("meta"):
-        return wanted.from_config(config) if hasattr(wanted, "from_config") else wanted._from_config(config)
+    build_it = wanted.from_config if hasattr(wanted, "from_config") else wanted._from_config
+    try:
+        with quiet(), torch.device("meta"):
+            return build_it(config)
+    except Exception as error:  # every architecture trips over impossible values in its own way
+        raise InputRefused(
+            f"no {config.model_type} model can be built from its config.json: {first_line(error)}",
+            "restore the original config.json",
+        ) from error
 
 
 def build(folder: ModelFolder, config: Any, trust_remote_code: bool) -> Built:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from cohomcli.precision.certificate import Certificate
 
 SEMANTICS = "store"
 VertexKind = Literal["op", "weight", "input"]
@@ -27,7 +30,10 @@ class Vertex:
     graph's node name, `target` the ATen op ("aten.linear.default") or "" for weights and inputs, `module` the path of
     the module it belongs to ("transformer.h.0.attn"), `numel` the elements stored. `operands` are the vertices it reads,
     without repetition. `storage` identifies the memory of a weight: tied weights share one. `fixed` names the reason
-    why its format cannot be chosen ("integer", "bool", "input", "mask constant"), or is empty.
+    why its format cannot be chosen ("integer", "bool", "complex", "input", "constant" of the model's code, "mask
+    constant", "discrete": it only decides something discrete), or is empty. `mask_level` < 0 says that entries of at
+    most half of it come from an additive attention mask of that value: a store saturates them at the format's lowest
+    number instead of overflowing (`clamp` before the cast), and they do not count for ranges.
     """
 
     index: int
@@ -41,6 +47,7 @@ class Vertex:
     operands: tuple[int, ...] = ()
     storage: str = ""
     fixed: str = ""
+    mask_level: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -101,10 +108,13 @@ class Admissibility:
 
 @dataclass(frozen=True)
 class Problem:
-    """min sum_v cost[v, f_v] + sum_e cast_cost[e] [f_u != f_v]  s.t.  sum_v error[v, f_v] <= budget, f_v allowed.
+    """min sum_v cost[v, f_v] + casts  s.t.  sum_v error[v, f_v] <= budget, f_v allowed, groups uniform.
 
-    `cost` and `error` are (n, F) float64, `edges` (m, 2) int64, `cast_cost` (m,) float64. Vertices of one `groups`
-    entry take one format (tied weights, module granularity).
+    `cost` and `error` are (n, F) float64, `edges` (m, 2) int64 pairs (producer, consumer), `cast_cost` (m,) float64.
+    A cast on edge e = (u, v) costs cast_cost[e] * cast_table[f_u, f_v]; `cast_table` (F, F) has a zero diagonal and is
+    1 elsewhere when it is None (Potts). With `shared_casts`, a producer is converted once per format, however many
+    consumers ask for it: all its edges with a cast cost have the same one, charged for every distinct format f != f_u
+    that their consumers take. Vertices of one `groups` entry take one format (tied weights, module granularity).
     """
 
     cost: NDArray[np.float64]
@@ -114,6 +124,8 @@ class Problem:
     cast_cost: NDArray[np.float64]
     budget: float
     groups: tuple[tuple[int, ...], ...] = ()
+    cast_table: NDArray[np.float64] | None = None
+    shared_casts: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +135,7 @@ class Solution:
     `lower_bound` is exact: a weak-duality bound evaluated in rationals (Neumaier and Shcherbina 2004), so
     `objective - lower_bound` >= the true gap; status `proved-in-model`. `infeasible` says that a Farkas-type bound
     proves that no assignment meets the budget. `price` is the multiplier of the error budget (cost per unit of error).
+    `certificate` proves `lower_bound` or the infeasibility: `certificate.check(problem, it)` accepts it.
     """
 
     choice: NDArray[np.int64] | None
@@ -133,3 +146,4 @@ class Solution:
     price: float
     infeasible: bool
     seconds: float
+    certificate: Certificate | None = None

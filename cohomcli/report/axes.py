@@ -145,16 +145,16 @@ def _set_log(axes: Axes, low: float, high: float, has_zero: bool) -> None:
     else:
         axes.set_yscale("log")
     axes.set_ylim(0 if has_zero else bottom, top)
-    axes.yaxis.set_major_locator(FixedLocator([0.0] * has_zero + _log_ticks(bottom, top)))
+    axes.yaxis.set_major_locator(FixedLocator([0.0] * has_zero + log_ticks(bottom, top)))
     axes.yaxis.set_minor_locator(FixedLocator([]))
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Three to eight round numbers between `low` and `high`: decades, or 1-2-5, or evenly spaced."""
+def log_ticks(low: float, high: float) -> list[float]:
+    """Three to eight round numbers between `low` and `high`: decades, 1-2-5, 1-2-3-5-7, or evenly spaced."""
     from matplotlib.ticker import MaxNLocator
 
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ((1,), (1, 2, 5)):
+    for digits in ((1,), (1, 2, 5), (1, 2, 3, 5, 7)):
         places = [float(f"{digit}e{decade}") for decade in decades for digit in digits]
         places = [place for place in places if low <= place <= high]
         if len(places) >= 3:
@@ -170,9 +170,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 
     placed = sorted((float(to_axes.transform((0, value))[1]), text, colour) for value, text, colour in ends)
     heights = spread([height for height, _, _ in placed], gap)
     for height, (_, text, colour) in zip(heights, placed, strict=True):
-        axes.annotate(
-            text, (1.015, height), xycoords="axes fraction", va="center", color=colour, annotation_clip=False
-        )
+        axes.annotate(text, (1.015, height), xycoords="axes fraction", va="center", color=colour, annotation_clip=False)
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:

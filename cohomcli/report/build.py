@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cohomcli.progress import Progress, silent
 from cohomcli.report import html, markdown
+from cohomcli.report.comparing import comparison_section
 from cohomcli.report.document import Fact, ReportContext
 from cohomcli.report.names import unique_slugs
 from cohomcli.report.picture import Picture
 from cohomcli.report.plots import pictures_of
+from cohomcli.report.plots_compare import compare_picture
 from cohomcli.report.sections import assemble
 from cohomcli.report.style import identity, save_png
 from cohomcli.report.tables import BETTI, DIAGRAMS, LAYERS, write_tables
 from cohomcli.results import Entry
+
+if TYPE_CHECKING:
+    from cohomcli.topology.comparison import Comparison
 
 __all__ = ["ReportContext", "build"]
 
 
 def build(
     entries: Sequence[Entry],
-    comparison: None,
+    comparison: Comparison | None,
     out: Path,
     context: ReportContext,
     progress: Progress = silent,
@@ -36,14 +42,17 @@ def build(
     """
     out.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(entries)
-    steps = sum(map(len, pictures)) if context.plots else 0
-    written = _draw([picture for group in pictures for picture in group], out, progress, steps + 2) if steps else []
+    compared = [compare_picture(comparison)] if comparison is not None and comparison.rows else []
+    everything = [*compared, *(picture for group in pictures for picture in group)]
+    steps = len(everything) if context.plots else 0
+    written = _draw(everything, out, progress, steps + 2) if steps else []
     tables = write_tables(entries, out)
     progress("report", steps + 1, steps + 2)
-    document = assemble(entries, pictures, context, _files(tables))
-    texts = {"report.md": markdown.render(document, plots=context.plots)}
+    section = comparison_section(comparison, compared) if comparison is not None else None
+    document = assemble(entries, pictures, section, context, _files(tables))
+    texts = {"report.md": markdown.render(document, plots=steps > 0)}
     if context.html:
-        texts["report.html"] = html.render(document, out / "plots" if context.plots else None)
+        texts["report.html"] = html.render(document, out / "plots" if steps else None)
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8", newline="\n")
     progress("report", steps + 2, steps + 2)

@@ -73,7 +73,7 @@ def depth_of(layers: Sequence[LayerTopology]) -> Depth:
 def _parse(name: str) -> tuple[str, str, Stop]:
     match = _NAME.fullmatch(name)
     if match is None:
-        return "", "block", Stop(clean(name, 8), "other", None)
+        return "", "block", Stop(clean(name, 5), "other", None)
     stack, embedding, norm, block, site = match.groups()
     if embedding:
         stop = Stop("emb", "embedding", None)

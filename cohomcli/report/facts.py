@@ -8,7 +8,7 @@ from cohomcli.data.spec import TextSample
 from cohomcli.models.spec import LanguageMetrics, ModelInfo
 from cohomcli.report.document import Fact
 from cohomcli.report.layers import dimensions_of, summary_of
-from cohomcli.report.names import clean, count, listing, number, percent, ratio
+from cohomcli.report.names import DASH, clean, count, listing, number, percent, ratio
 from cohomcli.results import Entry
 from cohomcli.topology.results import LayerTopology, TopologyResult
 
@@ -61,7 +61,7 @@ def _longest_loop(layers: tuple[LayerTopology, ...]) -> Fact:
 def _metric_facts(entry: Entry) -> list[Fact]:
     if entry.metrics is None:
         reason = clean(entry.metrics_reason)
-        return [Fact("perplexity", "–", reason)] if reason else []
+        return [Fact("perplexity", DASH, reason)] if reason else []
     guess = "next-token accuracy" if entry.metrics.kind == "perplexity" else "masked-token accuracy"
     return [
         Fact(entry.metrics.kind, number(entry.metrics.perplexity), f"{number(entry.metrics.loss)} nats per token"),
@@ -101,7 +101,9 @@ def _model_facts(info: ModelInfo) -> list[Fact]:
 
 
 def _sample_facts(sample: TextSample) -> list[Fact]:
-    drawn = f"{count(len(sample.texts), 'text')} drawn with seed {sample.seed} from {sample.n_available:,} distinct ones"
+    drawn = (
+        f"{count(len(sample.texts), 'text')} drawn with seed {sample.seed} from {sample.n_available:,} distinct ones"
+    )
     split = f", split {clean(sample.split, 40)}" if sample.split else ""
     return [
         Fact("data set", clean(sample.name), f"{clean(sample.source)}{split}, one text per {clean(sample.unit, 20)}"),
@@ -117,9 +119,14 @@ def _topology_facts(layers: tuple[LayerTopology, ...]) -> list[Fact]:
     pca = "none: the full width was analysed"
     if projected:
         kept = f"{' to '.join(dict.fromkeys((percent(min(shares)), percent(max(shares)))))} of the variance kept"
-        pca = f"{_several(layer.pca_dim for layer in projected)} components in {len(projected)} of {len(layers)} layers; {kept}"
+        sizes = _several(layer.pca_dim for layer in projected)
+        pca = f"{sizes} components in {len(projected)} of {len(layers)} layers; {kept}"
     return [
-        Fact("filtration", f"Vietoris–Rips, H0 to H{top}" if top else "Vietoris–Rips, H0", "a bar lives from birth to death"),
+        Fact(
+            "filtration",
+            f"Vietoris-Rips, H0 to H{top}" if top else "Vietoris-Rips, H0",
+            "a bar lives from birth to death",
+        ),
         Fact("metric", _several(clean(layer.metric, 20) for layer in layers)),
         Fact("PCA", pca, "per layer"),
         Fact("engine", _several(clean(layer.engine, 30) for layer in layers)),
@@ -156,7 +163,8 @@ _GLOSSARY = (
     Fact("scale-free", "divided by the scale; it does not change when all activations are multiplied by one number"),
     Fact(
         "persistence entropy",
-        "−Σ p log p in nats, p a bar's share of the total lifetime (Chintakunta et al. 2015); at most log of the number of bars",
+        "-sum p log p in nats, p a bar's share of the total lifetime (Chintakunta et al. 2015); at most the log of the "
+        "number of bars",
     ),
     Fact("Betti curve", "how many bars are alive at each distance"),
     Fact("expansion", "the largest H0 total of a block divided by the embedding's, raw or scale-free"),

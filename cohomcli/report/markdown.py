@@ -14,7 +14,7 @@ _AUTOLINK = re.compile(r"(?i)(https?|ftp|mailto|xmpp)(?=:)|www(?=\.)")
 
 
 def escape(text: str) -> str:
-    """`text` as literal markdown: no emphasis, link, image, HTML, entity, maths, table cell, list or heading comes of it.
+    """`text` as literal markdown: no emphasis, link, image, HTML, entity, maths, cell, list or heading comes of it.
 
     An underscore within a word is literal already and stays readable. GitHub turns bare addresses into links; a
     zero-width space before their colon or dot prevents it.
@@ -66,7 +66,7 @@ def _comparison(comparison: ComparisonSection, plots: bool) -> list[str]:
     parts = ["## Models side by side", *map(escape, comparison.seen), *_pictures(comparison.pictures, plots)]
     for table in comparison.tables:
         parts += _table(table)
-    return [*parts, _bullets(comparison.limits)] if comparison.limits else parts
+    return [*parts, "### What the comparison does not mean", _bullets(comparison.limits)]
 
 
 def _end(document: Document) -> list[str]:

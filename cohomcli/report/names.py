@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 
 UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
+DASH = "\N{EN DASH}"
 _FORBIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn"}
 
 
@@ -47,37 +48,38 @@ def unique_slugs(names: Iterable[str]) -> list[str]:
 
 
 def number(value: float | None, digits: int = 4, zeros: bool = False) -> str:
-    """`value` with `digits` significant digits: `15,690`, `0.1234`, `1.5e-07`; a dash for None.
+    """`value` with `digits` significant digits: `15,690`, `0.1234`, `1.5e-7`; a dash for None.
 
     `zeros` keeps trailing zeros after the point (`3.00`), for columns of a table.
     """
     if value is None:
-        return "–"
+        return DASH
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else ("∞" if value > 0 else "-∞")
     if value == 0:
         return "0"
-    rounded = float(f"{value:.{digits - 1}e}")
-    magnitude = math.floor(math.log10(abs(rounded)))
-    if not -4 <= magnitude <= 6:
-        return f"{rounded:.{digits - 1}e}".replace("e+0", "e+").replace("e-0", "e-")
-    text = f"{rounded:,.{max(digits - 1 - magnitude, 0)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text and not zeros else text
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    magnitude = int(exponent)
+    if -4 <= magnitude <= 6:
+        text, power = f"{float(f'{mantissa}e{exponent}'):,.{max(digits - 1 - magnitude, 0)}f}", ""
+    else:
+        text, power = mantissa, f"e{magnitude}"
+    return (text if zeros or "." not in text else text.rstrip("0").rstrip(".")) + power
 
 
 def ratio(value: float | None) -> str:
-    """A factor, such as `1.13x`; a dash for None."""
-    return "–" if value is None else f"{number(value, 3)}×"
+    """A factor, such as `1.13` with a multiplication sign; a dash for None."""
+    return DASH if value is None else f"{number(value, 3)}\N{MULTIPLICATION SIGN}"
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """A share of one in percent; 100 % is only said of the whole and 0 % only of nothing."""
+def percent(share: float, digits: int = 1, zeros: bool = False) -> str:
+    """A share of one in percent; 100 % is only said of the whole and 0 % only of nothing. `zeros` as in `number`."""
     text = f"{100 * share:.{digits}f}"
     if share < 1 and text == f"{100:.{digits}f}":
         return "<100 %"
     if share > 0 and float(text) == 0:
         return f"<{10**-digits:.{digits}f} %"
-    return f"{text.rstrip('0').rstrip('.')} %"
+    return f"{text if zeros else text.rstrip('0').rstrip('.')} %"
 
 
 def tick(value: float) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from cohomcli.report.layers import dimensions_of, embedding_of, summary_of
 from cohomcli.report.names import clean, count, listing, number
-from cohomcli.report.picture import Picture
+from cohomcli.report.picture import Group, Picture
 from cohomcli.report.plots_betti import draw_betti
 from cohomcli.report.plots_diagrams import MOST_BARS, Page, bars_shown, draw_barcodes, draw_diagrams, pages
 from cohomcli.report.plots_overview import draw_overview
 from cohomcli.report.plots_profile import draw_profile
 from cohomcli.results import Entry
 from cohomcli.topology.results import LayerTopology, TopologyResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    Draw = Callable[[str, Page], Figure]
 
 
 def pictures_of(entry: Entry, prefix: str) -> list[Picture]:
@@ -81,39 +87,28 @@ def _change(topology: TopologyResult) -> str:
 def _paged(subject: str, topology: TopologyResult, prefix: str) -> list[Picture]:
     """Diagrams, then barcodes, page by page."""
     every = pages(topology.layers)
-    pictures = []
-    for at, page in enumerate(every):
-        suffix = f"-{at + 1}" if len(every) > 1 else ""
-        part = f", page {at + 1} of {len(every)}" if len(every) > 1 else ""
-        pictures.append(
-            Picture(
-                file=f"{prefix}diagrams{suffix}.png",
-                group="diagrams",
-                title=f"Persistence diagrams{part}",
-                alt=f"Persistence diagrams of {subject}{part}: {_counts(page.layers)}.",
-                caption=f"{_which(page, at, len(topology.layers))} {_axes(page)} {_DIAGRAM}",
-                draw=partial(draw_diagrams, f"{subject}{part}", page),
-            )
+    n_layers = len(topology.layers)
+
+    def picture(group: Group, title: str, at: int, page: Page, how: str, draw: Draw) -> Picture:
+        suffix, part = (f"-{at + 1}", f", page {at + 1} of {len(every)}") if len(every) > 1 else ("", "")
+        return Picture(
+            file=f"{prefix}{group}{suffix}.png",
+            group=group,
+            title=f"{title}{part}",
+            alt=f"{title} of {subject}{part}: {_counts(page.layers)}.",
+            caption=f"{_which(page, at, n_layers)} {_axes(page)} {how}",
+            draw=partial(draw, f"{subject}{part}", page),
         )
-    for at, page in enumerate(every):
-        suffix = f"-{at + 1}" if len(every) > 1 else ""
-        part = f", page {at + 1} of {len(every)}" if len(every) > 1 else ""
-        pictures.append(
-            Picture(
-                file=f"{prefix}barcodes{suffix}.png",
-                group="barcodes",
-                title=f"Barcodes{part}",
-                alt=f"Barcodes of {subject}{part}: {_counts(page.layers)}.",
-                caption=f"{_which(page, at, len(topology.layers))} {_axes(page)} {_barcode_words(page.layers)}",
-                draw=partial(draw_barcodes, f"{subject}{part}", page),
-            )
-        )
-    return pictures
+
+    return [
+        *(picture("diagrams", "Persistence diagrams", k, p, _DIAGRAM, draw_diagrams) for k, p in enumerate(every)),
+        *(picture("barcodes", "Barcodes", k, p, _barcode_words(p.layers), draw_barcodes) for k, p in enumerate(every)),
+    ]
 
 
 _DIAGRAM = (
     "Each dot is one bar: the distance at which it is born and the one at which it dies. H0 is born at 0, so it stands "
-    "on the left edge. Dots near the diagonal are short-lived. Triangles on the dashed line never die; hollow triangles "
+    "on the left edge. Dots near the diagonal are short-lived. Triangles on the dashed line never die; hollow ones "
     "were still alive where the filtration ended."
 )
 
@@ -133,13 +128,17 @@ def _axes(page: Page) -> str:
         return "Distances are in units of the layer's scale."
     if page.shared:
         return "Distances are in units of each layer's scale, so the panels share their axes and compare directly."
-    return "Distances are in units of each layer's scale; the ranges differ too much to share axes, so compare the numbers."
+    return "Distances are in units of each layer's scale; the ranges differ too much for the panels to share axes."
 
 
 def _barcode_words(layers: Sequence[LayerTopology]) -> str:
     cut = [layer for layer in layers if bars_shown(layer)[0] < bars_shown(layer)[1]]
     ends = "Each bar runs from birth to death; bars with an arrow do not end in the filtration."
-    return f"{ends} At most the {MOST_BARS} longest bars of each dimension are drawn; the panels say of how many." if cut else ends
+    return (
+        f"{ends} At most the {MOST_BARS} longest bars of each dimension are drawn; the panels say of how many."
+        if cut
+        else ends
+    )
 
 
 def _counts(layers: Sequence[LayerTopology]) -> str:

@@ -34,7 +34,12 @@ def draw_betti(title: str, topology: TopologyResult) -> Figure:
     dimensions = dimensions_of(topology.layers)
     sites = list(dict.fromkeys(track.site for track in depth.tracks))
     height = 2.6 + 0.06 * min(len(depth.stops), 60)
-    figure, panels = new_figure(title, (len(sites), len(dimensions)), (4.0 if len(dimensions) < 3 else 2.6, height), Frame(across=1.15, right=0.7))
+    figure, panels = new_figure(
+        title,
+        (len(sites), len(dimensions)),
+        (4.0 if len(dimensions) < 3 else 2.6, height),
+        Frame(across=1.2, right=0.75),
+    )
     for at, axes in enumerate(panels):
         site, dimension = sites[at // len(dimensions)], dimensions[at % len(dimensions)]
         placed = [
@@ -56,15 +61,17 @@ def _panel(axes: Axes, placed: Placed, dimension: int, stops: Sequence[Stop]) ->
     drawn = [
         (at, layer, curve)
         for at, layer in placed
-        if layer.scale > 0 and (curve := betti_of(layer, dimension)) is not None and curve.any()
+        if layer.scale > 0 and (curve := betti_of(layer, dimension)) is not None
     ]
     axes.set_xlabel("distance / scale", labelpad=2)
-    if not drawn:
+    if not any(curve.any() for _, _, curve in drawn):
         say(axes, f"no H{SUBSCRIPT[dimension]} bar in any layer")
         axes.set_yticks([])
         return
     # The essential class keeps beta_0 at 1 for ever: the axis ends where the last curve stops changing.
-    ends = [layer.betti.grid[(curve != curve[-1]).nonzero()[0].max(initial=0)] / layer.scale for _, layer, curve in drawn]
+    ends = [
+        layer.betti.grid[(curve != curve[-1]).nonzero()[0].max(initial=0)] / layer.scale for _, layer, curve in drawn
+    ]
     axes.set_xlim(0, 1.06 * float(max(ends)) or 1)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     tallest = max(int(curve.max()) for _, _, curve in drawn)
@@ -88,7 +95,7 @@ def _overlay(axes: Axes, drawn: Drawn, tallest: int, n: int) -> None:
 
 
 def _ridges(axes: Axes, drawn: Drawn, tallest: int, stops: Sequence[Stop]) -> None:
-    """One filled step function per layer on its own baseline, the embedding at the bottom; all on one vertical scale."""
+    """One filled step function per layer on its own baseline, the embedding at the bottom, all to one scale."""
     colours = depth_colours()
     # The tallest ridge in rows: with many layers ridges must reach into the rows above to be seen at all.
     overlap = 0.9 if len(stops) <= 6 else 1.5 if len(stops) <= 14 else 2.4
@@ -104,7 +111,8 @@ def _ridges(axes: Axes, drawn: Drawn, tallest: int, stops: Sequence[Stop]) -> No
     axes.grid(False)
     shown = labelled(stops, 16)
     axes.set_yticks(shown, [glyphs(stops[i].label) for i in shown])
-    axes.set_ylabel("block", labelpad=2)
+    if any(stop.role == "block" for stop in stops):
+        axes.set_ylabel("block", labelpad=2)
     top = max(at + overlap * int(curve.max()) / tallest for at, _, curve in drawn)
     axes.set_ylim(drawn[0][0] - 0.3, max(top, drawn[-1][0]) + 0.4)
     most = f"highest value: {tallest:,}"

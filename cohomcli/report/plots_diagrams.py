@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -80,19 +80,19 @@ def draw_diagrams(title: str, page: Page) -> Figure:
 
 def _diagram_panel(axes: Axes, layer: LayerTopology, limit: float) -> None:
     infinity = 1.1 * limit
-    axes.plot([0, limit], [0, limit], color=RULE, linewidth=0.8, zorder=1)
-    axes.plot([0, limit], [infinity, infinity], color=RULE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     axes.set_xlim(-0.035 * limit, limit)
     axes.set_ylim(-0.035 * limit, 1.17 * limit)
     axes.grid(False)
     loops = diagram_of(layer, 1)
     _panel_title(axes, layer, "" if loops is None else f"{len(loops.pairs):,} in H₁", DIMENSION[1])
     if not layer.scale > 0:
-        say(axes, "all points\ncoincide")
+        say(axes, _no_shape(layer))
         return
+    axes.plot([0, limit], [0, limit], color=RULE, linewidth=0.8, zorder=1)
+    axes.plot([0, limit], [infinity, infinity], color=RULE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     for diagram in layer.diagrams:
         colour = DIMENSION[diagram.dimension]
-        style = {"linestyle": "none", "color": colour, "markeredgewidth": 0, "clip_on": False}
+        style: dict[str, Any] = {"linestyle": "none", "color": colour, "markeredgewidth": 0, "clip_on": False}
         births, deaths = diagram.pairs.T / layer.scale
         axes.plot(births, deaths, marker="o", markersize=3.4, alpha=0.55, zorder=3 + diagram.dimension, **style)
         for births, fill in ((diagram.essential, colour), (diagram.censored, "white")):
@@ -101,8 +101,12 @@ def _diagram_panel(axes: Axes, layer: LayerTopology, limit: float) -> None:
             axes.plot(births / layer.scale, height, marker="^", markersize=5, **style)
 
 
+def _no_shape(layer: LayerTopology) -> str:
+    return "all points\ncoincide" if layer.n_points > 1 else "one point"
+
+
 def draw_barcodes(title: str, page: Page) -> Figure:
-    """Every bar from birth to death in units of each layer's scale, H0 below H1; the longest bars when there are many."""
+    """Every bar from birth to death in units of each layer's scale, H0 below H1; the longest if there are many."""
     figure, panels = _grid(title, page, (2.15, 1.95))
     _legend(figure, page.layers, ">")
     for axes, layer, limit in zip(panels, page.layers, page.limits, strict=False):
@@ -121,7 +125,7 @@ def _barcode_panel(axes: Axes, layer: LayerTopology, limit: float) -> None:
     shown, total = bars_shown(layer)
     _panel_title(axes, layer, f"{shown} of {total:,}" if shown < total else f"all {total}", MUTED)
     if not layer.scale > 0:
-        say(axes, "all points\ncoincide")
+        say(axes, _no_shape(layer))
         return
     height = 0
     for diagram in layer.diagrams:
@@ -131,7 +135,7 @@ def _barcode_panel(axes: Axes, layer: LayerTopology, limit: float) -> None:
         colour = DIMENSION[diagram.dimension]
         fill = colour if len(diagram.essential) else "white"
         for k in np.flatnonzero(ends):
-            style = {"color": colour, "markerfacecolor": fill, "markersize": 4, "clip_on": False}
+            style: dict[str, Any] = {"color": colour, "markerfacecolor": fill, "markersize": 4, "clip_on": False}
             axes.plot(1.1 * limit, height + k, ">", **style)
         height += len(bars) + 3 if len(bars) else 0
     axes.set_ylim(-2, max(height - 2, 3))
@@ -170,7 +174,14 @@ def _panel_title(axes: Axes, layer: LayerTopology, note: str, colour: str) -> No
     """The layer's name on the left, a short note on the right."""
     axes.set_title(glyphs(short_name(layer.name)), fontsize=8, pad=5)
     axes.annotate(
-        note, (1, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", ha="right", color=colour, fontsize=7.5
+        note,
+        (1, 1),
+        (0, 5),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="right",
+        color=colour,
+        fontsize=7.5,
     )
 
 
@@ -209,5 +220,7 @@ def _ticks_and_labels(figure: Figure, panels: Sequence[Axes], page: Page, x: str
         axes.set_xticks(places, names if lowest or not page.shared else [""] * len(names))
         axes.set_xlabel(x if lowest else "", labelpad=2)
         if y:
-            axes.set_yticks([*places, 1.1 * limit], [*names, "∞"] if leftmost or not page.shared else [""] * (len(names) + 1))
+            axes.set_yticks(
+                [*places, 1.1 * limit], [*names, "∞"] if leftmost or not page.shared else [""] * (len(names) + 1)
+            )
             axes.set_ylabel(y if leftmost else "", labelpad=3)

@@ -6,35 +6,37 @@ import shlex
 from collections.abc import Sequence
 
 from cohomcli.report import facts, words
-from cohomcli.report.document import Column, Document, EntrySection, Fact, ReportContext, Table
+from cohomcli.report.document import Column, ComparisonSection, Document, EntrySection, Fact, ReportContext, Table
 from cohomcli.report.layers import dimensions_of, summary_of
-from cohomcli.report.names import UNPRINTABLE, clean, number, percent, unique_slugs
+from cohomcli.report.names import DASH, UNPRINTABLE, clean, number, percent
 from cohomcli.report.picture import Picture
 from cohomcli.results import Entry
 from cohomcli.topology.results import DimensionSummary, LayerTopology
 
 
 def assemble(
-    entries: Sequence[Entry], pictures: Sequence[Sequence[Picture]], context: ReportContext, files: Sequence[Fact]
+    entries: Sequence[Entry],
+    pictures: Sequence[Sequence[Picture]],
+    comparison: ComparisonSection | None,
+    context: ReportContext,
+    files: Sequence[Fact],
 ) -> Document:
     """The document of `entries`, whose pictures are given in the same order."""
-    anchors = unique_slugs(f"{entry.model}-{entry.dataset}" for entry in entries)
-    sections = [
-        _section(entry, anchor, shown) for entry, anchor, shown in zip(entries, anchors, pictures, strict=True)
-    ]
+    pairs = zip(entries, pictures, strict=True)
+    sections = [_section(entry, f"entry-{at}", shown) for at, (entry, shown) in enumerate(pairs, start=1)]
     return Document(
         title=clean(context.title),
         version=clean(context.version),
         command=shell_line(context.argv),
         entries=tuple(sections),
-        comparison=None,
+        comparison=comparison,
         glossary=tuple(facts.glossary(entries)),
         files=tuple(files),
     )
 
 
 def shell_line(argv: Sequence[str]) -> str:
-    """`argv` as one line for a shell; a character that cannot be printed makes the line unusable and is shown as such."""
+    """`argv` as one line for a shell; characters that cannot be printed show as the replacement character."""
     return "".join(c if c.isprintable() else UNPRINTABLE for c in shlex.join(argv))
 
 
@@ -89,7 +91,7 @@ def _homology_table(layers: Sequence[LayerTopology]) -> Table:
 
 def _homology_cells(summary: DimensionSummary | None) -> tuple[str, ...]:
     if summary is None:
-        return ("–",) * 5
+        return (DASH,) * 5
     return (
         f"{summary.count:,}",
         number(summary.total_persistence, zeros=True),
@@ -117,7 +119,7 @@ def _cloud_table(layers: Sequence[LayerTopology]) -> Table:
             f"{layer.n_distinct:,}",
             f"{layer.ambient_dim:,}",
             f"{layer.pca_dim:,}",
-            percent(layer.explained_variance),
+            percent(layer.explained_variance, zeros=True),
             number(layer.mean_norm, zeros=True),
             number(layer.scale, zeros=True),
         )
@@ -131,7 +133,8 @@ def _compat_table(layers: Sequence[LayerTopology]) -> Table:
     keys = list(dict.fromkeys(key for layer in layers for key in layer.compat or {}))
     columns = (Column("layer", numeric=False), *(Column(clean(key, 40)) for key in keys))
     rows = tuple(
-        (clean(layer.name, 60), *(number((layer.compat or {}).get(key), 6, zeros=True) for key in keys)) for layer in layers
+        (clean(layer.name, 60), *(number((layer.compat or {}).get(key), 6, zeros=True) for key in keys))
+        for layer in layers
     )
     note = (
         "These follow the definitions of ToDACoMM, kept for comparison with its results: the class of H0 that never "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, MUTED, RULE, GRID, BAND = "#1b1f24", "#66707a", "#aab2bb", "#e4e8ec", "#f1f3f6"
 SCALE, NORM = "#44525f", "#CC79A7"
 
-_RC: dict[str, Any] = {
+_RC: Any = {
     # DejaVu Sans comes with matplotlib: the same glyphs on every machine, hence the same bytes.
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
@@ -94,7 +95,9 @@ class Frame:
     down: float = 0.75
 
 
-def new_figure(title: str, shape: tuple[int, int], panel: tuple[float, float], frame: Frame) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    title: str, shape: tuple[int, int], panel: tuple[float, float], frame: Frame
+) -> tuple[Figure, list[Axes]]:
     """A figure on an Agg canvas, unknown to pyplot, with a title and `shape` = (rows, columns) panels of equal size.
 
     `panel` is the width and height of one panel in inches. The panels come row by row.
@@ -107,7 +110,15 @@ def new_figure(title: str, shape: tuple[int, int], panel: tuple[float, float], f
     height = frame.top + rows * panel[1] + (rows - 1) * frame.down + frame.bottom
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    figure.text(0.12 / width, 1 - 0.12 / height, glyphs(title, int(width / 0.078)), ha="left", va="top", fontsize=9.5, color=MUTED)
+    figure.text(
+        0.12 / width,
+        1 - 0.12 / height,
+        glyphs(title, int(width / 0.078)),
+        ha="left",
+        va="top",
+        fontsize=9.5,
+        color=MUTED,
+    )
     axes = []
     for row in range(rows):
         for column in range(columns):
@@ -124,10 +135,14 @@ def save_png(figure: Figure, path: Path) -> None:
 
 def glyphs(text: str, limit: int = 48) -> str:
     """`text` as it can be drawn: one line, shortened, characters the font lacks replaced."""
+    return "".join(c if ord(c) in _known_glyphs() else UNPRINTABLE for c in clean(text, limit))
+
+
+@cache
+def _known_glyphs() -> frozenset[int]:
     from matplotlib.font_manager import findfont, get_font
 
-    known = get_font(findfont("DejaVu Sans")).get_charmap()
-    return "".join(c if ord(c) in known else UNPRINTABLE for c in clean(text, limit))
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
 def depth_colours() -> Colormap:

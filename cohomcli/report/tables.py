@@ -99,9 +99,13 @@ def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) ->
         writer.writerows([guard(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
 
 
+_SIGNS = "=+-@"
+_FORMULA_STARTS = {*_SIGNS, *(chr(ord(sign) + 0xFEE0) for sign in _SIGNS), "\t", "\r", "\n"}
+
+
 def guard(text: str) -> str:
     """`text` so that no spreadsheet takes it for a formula: a leading =, +, -, @, tab or return gets an apostrophe.
 
     See OWASP, "CSV Injection". Full-width forms count too, and so does a sign behind spaces.
     """
-    return f"'{text}" if text.lstrip(" ")[:1] in set("=+-@\t\r\n＝＋－＠") and text.strip() else text
+    return f"'{text}" if text.lstrip(" ")[:1] in _FORMULA_STARTS and text.strip() else text

@@ -44,8 +44,12 @@ def seen(entry: Entry) -> list[str]:
 def _setting(entry: Entry, layers: Sequence[LayerTopology]) -> str:
     split = f" ({clean(entry.sample.split, 40)})" if entry.sample and entry.sample.split else ""
     texts = f"{count(layers[0].n_points, 'text')} of {clean(entry.dataset, 60)}{split}"
-    point = _POINT.get(entry.pooling, f"its tokens pooled by {clean(entry.pooling, 20)}" if entry.pooling else "a vector")
-    return f"{clean(entry.model, 60)} read {texts}. In every layer each text is one point: {point}. {_inventory(layers)}"
+    point = _POINT.get(
+        entry.pooling, f"its tokens pooled by {clean(entry.pooling, 20)}" if entry.pooling else "a vector"
+    )
+    return (
+        f"{clean(entry.model, 60)} read {texts}. In every layer each text is one point: {point}. {_inventory(layers)}"
+    )
 
 
 def _inventory(layers: Sequence[LayerTopology]) -> str:
@@ -90,7 +94,8 @@ def _spacing(topology: TopologyResult) -> str:
     if expansion.raw is None:
         reason = f": {clean(expansion.reason).rstrip('.')}" if expansion.reason else ""
         return f"{span} No expansion ratio is given{reason}."
-    raw = f"The largest total of a block ({clean(expansion.peak_raw or '', 40)}) is {ratio(expansion.raw)} the embedding's"
+    peak = clean(expansion.peak_raw or "", 40)
+    raw = f"The largest total of a block ({peak}) is {ratio(expansion.raw)} the embedding's"
     if expansion.scale_free is None:
         return f"{span} {raw} (raw expansion); a scale-free ratio could not be formed."
     return (
@@ -110,9 +115,9 @@ def _factors(topology: TopologyResult) -> str:
     if before is None or after is None:
         return ""
     product = (
-        f"The raw expansion is the product of two changes from the embedding to {clean(peak.name, 40)}: the scale (mean "
-        f"pairwise distance) goes from {number(start.scale)} to {number(peak.scale)}, and the scale-free total from "
-        f"{number(before.total_over_scale)} to {number(after.total_over_scale)}."
+        f"The raw expansion is the product of two changes from the embedding to {clean(peak.name, 40)}: the scale "
+        f"(mean pairwise distance) goes from {number(start.scale)} to {number(peak.scale)}, and the scale-free total "
+        f"from {number(before.total_over_scale)} to {number(after.total_over_scale)}."
     )
     if peak.metric not in SCALING_METRICS:
         return product
@@ -125,6 +130,8 @@ def _factors(topology: TopologyResult) -> str:
 def _classes(layers: Sequence[LayerTopology]) -> list[str]:
     """The bars of H1 and above."""
     higher = [dimension for dimension in dimensions_of(layers) if dimension > 0]
+    if layers[0].n_points == 1:
+        return []
     if not higher:
         return ["Only H0 was computed, so nothing is said about loops (H1)."]
     return [_classes_in(layers, dimension) for dimension in higher]
@@ -147,7 +154,9 @@ def _classes_in(layers: Sequence[LayerTopology], dimension: int) -> str:
             f"between {fewest:,} ({clean(low.name, 40)}) and {most:,} ({clean(high.name, 40)}) finite bars per layer"
         )
     where = f" ({clean(longest.name, 40)})" if len(layers) > 1 else ""
-    return f"{what}: {numbers}; the longest lasts {number(_longest(longest, dimension), 3)} of its layer's scale{where}."
+    return (
+        f"{what}: {numbers}; the longest lasts {number(_longest(longest, dimension), 3)} of its layer's scale{where}."
+    )
 
 
 def _censored(layers: Sequence[LayerTopology]) -> str:
@@ -157,8 +166,8 @@ def _censored(layers: Sequence[LayerTopology]) -> str:
     if not parts:
         return ""
     return (
-        f"Still alive where the filtration ended: {listing(parts)}, over all layers. Their lifetimes are unknown, may be "
-        "the longest of all, and are in no figure."
+        f"Still alive where the filtration ended: {listing(parts)}, over all layers. Their lifetimes are unknown, may "
+        "be the longest of all, and are in no figure."
     )
 
 
@@ -185,8 +194,8 @@ def _metrics(entry: Entry) -> str:
     hit = "next token" if metrics.kind == "perplexity" else "masked token"
     return (
         f"{name} on these texts: {number(metrics.perplexity)} ({number(metrics.loss)}{error} nats per token over "
-        f"{count(metrics.n_predictions, 'prediction')}); the {hit} is the model's first guess {percent(metrics.accuracy)} "
-        "of the time."
+        f"{count(metrics.n_predictions, 'prediction')}); the {hit} is the model's first guess "
+        f"{percent(metrics.accuracy)} of the time."
     )
 
 
@@ -243,12 +252,14 @@ def _not_shape(layers: Sequence[LayerTopology]) -> str:
 def _after_norm(layers: Sequence[LayerTopology]) -> str:
     if len(layers) < 2 or not layers[-1].name.endswith("final_norm"):
         return ""
-    return "The final norm rescales every vector, so the change of the raw figures in that step is no work of the blocks."
+    return (
+        "The final norm rescales every vector, so the change of the raw figures in that step is no work of the blocks."
+    )
 
 
 def _of_pooling(entry: Entry) -> str:
     cut = (
-        f" {count(entry.n_truncated, 'text was', 'texts were')} cut at the length limit; their last token is where the cut fell."
+        f" {count(entry.n_truncated, 'text was', 'texts were')} cut at the length limit: there it is the last one kept."
         if entry.n_truncated
         else ""
     )
@@ -264,8 +275,8 @@ def _of_pooling(entry: Entry) -> str:
         )
     if entry.pooling == "mean":
         return (
-            "Mean pooling averages over tokens: long texts come to lie nearer to the common mean than short ones, so distances also "
-            "reflect length."
+            "Mean pooling averages over tokens: long texts come to lie nearer to the common mean than short ones, so "
+            "distances also reflect length."
         )
     return ""
 

@@ -142,9 +142,9 @@ def _fitting_workers(jobs: list[_Job], options: TopologyOptions) -> int:
     workers = min(options.workers, max(len(jobs), 1))
     if options.available_bytes is None or not jobs:
         return workers
-    n, d = max(job.x.shape for job in jobs)
+    n, d = max((len(job.x), len(job.x[0])) for job in jobs)
     clouds = 16 * n * d + 16 * min(n, d) ** 2  # two float64 copies of the points, the Gram matrix and eigenvectors
-    needed = clouds + check_memory(n, options.maxdim, options.engine, options.available_bytes - clouds)
+    needed = clouds + check_memory(n, options.maxdim, options.engine, max(options.available_bytes - clouds, 0))
     return max(1, min(workers, options.available_bytes // needed))
 
 

@@ -63,6 +63,8 @@ def validate(name: str, x: NDArray[Any]) -> None:
 
 def distinct_rows(x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """The different rows of `x` (n, d) in order of first appearance, and how often each occurs (-0.0 equals 0.0)."""
+    if len(np.unique(x[:, 0])) == len(x):  # different first coordinates: nothing more to compare
+        return x, np.ones(len(x), dtype=np.int64)
     rows = np.ascontiguousarray(x) + x.dtype.type(0)
     first: dict[bytes, int] = {}
     group = np.fromiter((first.setdefault(row.tobytes(), len(first)) for row in rows), dtype=np.int64, count=len(rows))
@@ -81,7 +83,8 @@ def principal_components(x: Array, weights: NDArray[np.int64], k: int) -> tuple[
     1 <= k < min(m, d); deterministic for a given BLAS on one thread.
     """
     root = np.sqrt(weights, dtype=np.float64)[:, None]
-    centred = root * (x - np.average(x, axis=0, weights=weights))
+    centred = x - (weights @ x) / weights.sum()
+    centred *= root
     m, d = x.shape
     gram = centred @ centred.T if m <= d else centred.T @ centred
     total = float(np.trace(gram))

@@ -1,0 +1,185 @@
+"""K adjoints of a captured program in one backward sweep, vertex by vertex, without a graph of the whole model.
+
+For output directions lambda_1..lambda_K the sweep hands out, at every vertex v, the cotangents J_v^T lambda_k, where
+J_v is the Jacobian of the outputs with respect to the stored value of v. All K advance together: at each op the local
+Jacobian is applied K times, so only the cotangents of values still to be read are alive, whatever the model's depth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cohomcli.precision.capture import Captured
+from cohomcli.precision.execute import run
+from cohomcli.precision.program import Instruction, call
+from cohomcli.precision.vertices import consumers
+
+# visit(vertex, cotangents): cotangents (K, *shape), for every op vertex an output depends on.
+Visit = Callable[[int, torch.Tensor], None]
+_EMBEDDING = re.compile(r"aten\.embedding\.")
+_BATCH_NORM = re.compile(r"aten\.(batch_norm|_native_batch_norm_legit_no_training)\.")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One forward run with every vertex value kept; `values[v]` in the run's dtype, `outputs` in program order."""
+
+    captured: Captured
+    values: Mapping[int, torch.Tensor]
+    outputs: tuple[torch.Tensor, ...]
+    dtype: torch.dtype
+
+
+def record(captured: Captured, inputs: Any, dtype: torch.dtype = torch.float32) -> Recording:
+    """Run once and keep the value of every vertex; weights are kept by reference in float32."""
+    values: dict[int, torch.Tensor] = {}
+
+    def keep(vertex: int, value: torch.Tensor) -> torch.Tensor:
+        values[vertex] = value
+        return value
+
+    outputs = run(captured, inputs, dtype, keep)
+    return Recording(captured, values, outputs, dtype)
+
+
+class Sweep:
+    """The backward sweep over one recording for the output directions `seeds`: per output a tensor (K, *shape)."""
+
+    def __init__(self, recording: Recording, seeds: Sequence[torch.Tensor]) -> None:
+        self.recording = recording
+        self.captured = recording.captured
+        self.seeds = seeds
+        self.n_probes = int(seeds[0].shape[0])
+        self.readers = consumers(self.captured.graph)
+        self.active = _active(self.captured)
+        self._cotangents: dict[int, torch.Tensor] = {}
+
+    def ops(self, visit: Visit) -> None:
+        """Hand the cotangents of every op vertex to `visit`, outputs first, each complete when it is visited.
+
+        Those of vertices that read weights stay available to `weight` until their first reader is past.
+        """
+        self._seed()
+        for vertex in reversed(self.captured.graph.vertices):
+            if vertex.kind != "op" or vertex.index not in self._cotangents:
+                continue
+            cotangents = self._cotangents.pop(vertex.index)
+            visit(vertex.index, cotangents)
+            self._pull_back(vertex.index, cotangents)
+
+    def _seed(self) -> None:
+        """Cotangents of the output vertices, through the views between them and what is returned."""
+        program, layout = self.captured.program, self.captured.layout
+        for (_, slot), seed in zip(program.outputs, self.seeds, strict=True):
+            vertex = layout.root[slot]
+            leaf = self.recording.values[vertex].detach().requires_grad_()
+            with torch.enable_grad():
+                shown = self._evaluate({layout.slot[vertex]: leaf}, _views(self.captured, slot), slot)
+                self._add(vertex, _vjp(shown, [leaf], seed)[0])
+
+    def _add(self, vertex: int, cotangents: torch.Tensor | None) -> None:
+        if cotangents is None:
+            return
+        if vertex in self._cotangents:
+            self._cotangents[vertex] += cotangents
+        else:
+            self._cotangents[vertex] = cotangents
+
+    def _pull_back(self, vertex: int, cotangents: torch.Tensor) -> None:
+        operands = [u for u in self.captured.graph.vertices[vertex].operands if u in self.active]
+        for operand, pulled in zip(operands, self.local(vertex, operands, cotangents), strict=True):
+            self._add(operand, pulled)
+
+    def local(self, vertex: int, operands: Sequence[int], cotangents: torch.Tensor) -> list[torch.Tensor | None]:
+        """J^T c for the op at `vertex` with respect to each of `operands`: tensors (K, *operand shape) or None."""
+        if not operands:
+            return []
+        leaves = {u: self.recording.values[u].detach().requires_grad_() for u in operands}
+        with torch.enable_grad():
+            return _vjp(self.evaluate(vertex, leaves), list(leaves.values()), cotangents)
+
+    def evaluate(self, vertex: int, replaced: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """The op at `vertex` on the recorded operands, with some of them replaced."""
+        layout = self.captured.layout
+        operands = self.captured.graph.vertices[vertex].operands
+        values = {layout.slot[u]: replaced.get(u, self.recording.values[u]) for u in operands}
+        return self._evaluate(values, layout.cone[vertex], layout.slot[vertex])
+
+    def _evaluate(self, values: dict[int, Any], cone: Sequence[int], slot: int) -> torch.Tensor:
+        program, layout = self.captured.program, self.captured.layout
+        for n in cone:
+            instruction = program.instructions[n]
+            for read in instruction.reads:
+                if read not in values:  # a tied weight under its other name
+                    values[read] = values[layout.slot[layout.root[read]]]
+            values[instruction.result] = differentiable(instruction, values, self.recording.dtype)
+        result: torch.Tensor = values[slot]
+        return result
+
+
+def _active(captured: Captured) -> set[int]:
+    """Vertices whose cotangent is wanted or passed on: real or complex values that depend on a format to choose."""
+    active: set[int] = set()
+    for vertex in captured.graph.vertices:
+        real = vertex.dtype.startswith(("float", "complex", "bfloat"))
+        if vertex.kind == "op" and real and (not vertex.fixed or any(u in active for u in vertex.operands)):
+            active.add(vertex.index)
+    return active
+
+
+def _views(captured: Captured, slot: int) -> tuple[int, ...]:
+    """Instructions that lead from the root vertex of `slot` to it."""
+    layout, instructions = captured.layout, captured.program.instructions
+    producer = {i.result: n for n, i in enumerate(instructions)}
+    chain: list[int] = []
+    pending = [slot]
+    while pending:
+        current = pending.pop()
+        if current != layout.slot[layout.root[slot]] and current in producer:
+            chain.append(producer[current])
+            pending += [s for s in instructions[producer[current]].reads if layout.root.get(s) == layout.root[slot]]
+    return tuple(sorted(set(chain)))
+
+
+def _vjp(
+    output: torch.Tensor, leaves: list[torch.Tensor], cotangents: torch.Tensor
+) -> list[torch.Tensor | None]:
+    """K vector-Jacobian products of one local graph; None for a leaf that the output does not depend on."""
+    if not output.requires_grad:
+        return [None] * len(leaves)
+    pulled: list[torch.Tensor | None] = [None] * len(leaves)
+    for k in range(cotangents.shape[0]):
+        last = k == cotangents.shape[0] - 1
+        grads = torch.autograd.grad(output, leaves, cotangents[k], retain_graph=not last, allow_unused=True)
+        for position, grad in enumerate(grads):
+            if grad is not None:
+                if pulled[position] is None:
+                    pulled[position] = grad.new_empty((cotangents.shape[0], *grad.shape))
+                pulled[position][k] = grad  # type: ignore[index]
+    return pulled
+
+
+def differentiable(instruction: Instruction, values: Mapping[int, Any], dtype: torch.dtype) -> Any:
+    """`call`, with the derivatives that training leaves out: the padding row of embeddings, frozen running statistics."""
+    if _EMBEDDING.match(instruction.op):
+        weight, ids = (values[a.index] for a in instruction.args[:2])
+        return torch.nn.functional.embedding(ids, weight)
+    if _BATCH_NORM.match(instruction.op):
+        return _frozen_batch_norm(instruction, values)
+    return call(instruction, values, dtype)
+
+
+def _frozen_batch_norm(instruction: Instruction, values: Mapping[int, Any]) -> Any:
+    """(x - mean) / sqrt(var + eps) * weight + bias over channels at axis 1 (Ioffe and Szegedy 2015, inference)."""
+    x, weight, bias, mean, var = (values[a.index] if hasattr(a, "index") else a for a in instruction.args[:5])
+    eps = instruction.args[7] if len(instruction.args) > 7 else instruction.args[6]
+    shape = (1, -1, *([1] * (x.dim() - 2)))
+    y = (x - mean.view(shape)) * torch.rsqrt(var + eps).view(shape)
+    y = y if weight is None else y * weight.view(shape)
+    y = y if bias is None else y + bias.view(shape)
+    return y if "no_training" not in instruction.op else (y, x.new_empty(0), x.new_empty(0))
