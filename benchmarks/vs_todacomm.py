@@ -4,7 +4,8 @@
     python -m benchmarks.vs_todacomm                                  # built-in tiny-gpt, built-in texts
     python -m benchmarks.vs_todacomm --model path/to/model --samples 200
 
-Every measurement runs in a fresh process with one thread, sides alternating; imports are not counted. Two jobs:
+Every measurement runs in a fresh process with one thread, sides alternating; imports are not counted
+(also not those that transformers makes when an architecture is first used). Two jobs:
 `topology` is 13 layers x 500 points x 768 random features, PCA 50, H0 and H1; `analysis` is load, forward pass and
 topology of every layer of a real model. Times are minima over the repeats. Agreement is the largest difference of
 sorted births and deaths, relative to the layer's largest death.
@@ -73,6 +74,7 @@ def ours_analysis(arguments: argparse.Namespace) -> Iterator[Any]:
     from cohomcli.topology.results import TopologyOptions
 
     texts = _texts(arguments)
+    _import_architecture(_folder(arguments.model))
     yield
     loaded = load(resolve(arguments.model), LoadOptions())
     activations = collect(loaded, texts, ActivationOptions(max_length=arguments.max_length))
@@ -92,6 +94,7 @@ def theirs_analysis(arguments: argparse.Namespace) -> Iterator[Any]:
     from transformers import AutoTokenizer
 
     texts, folder = _texts(arguments), _folder(arguments.model)
+    _import_architecture(folder)
     yield
     model = load_pretrained_transformer(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -123,7 +126,9 @@ def _ours(result: Any) -> dict[str, Any]:
 
 
 def _theirs(found: dict[str, list[NDArray[np.float64]]]) -> dict[str, Any]:
-    return {name: [d[np.isfinite(d[:, 1]) & (d[:, 1] > d[:, 0])].tolist() for d in dgms] for name, dgms in found.items()}
+    return {
+        name: [d[np.isfinite(d[:, 1]) & (d[:, 1] > d[:, 0])].tolist() for d in dgms] for name, dgms in found.items()
+    }
 
 
 def _texts(arguments: argparse.Namespace) -> list[str]:
@@ -131,6 +136,14 @@ def _texts(arguments: argparse.Namespace) -> list[str]:
     from cohomcli.data.spec import DatasetSpec
 
     return list(load_texts(DatasetSpec(arguments.dataset), arguments.samples, 0).texts)
+
+
+def _import_architecture(folder: str) -> None:
+    """Load the model once before the clock starts: transformers imports an architecture when it is first used."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoTokenizer.from_pretrained(folder)
+    AutoModelForCausalLM.from_pretrained(folder)
 
 
 def _folder(reference: str) -> str:
@@ -153,7 +166,18 @@ def measure(job: str, side: str, arguments: argparse.Namespace) -> dict[str, Any
     """One side in a fresh single-threaded process."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
-        command = [sys.executable, "-m", "benchmarks.vs_todacomm", "--child", "--job", job, "--side", side, "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.vs_todacomm",
+            "--child",
+            "--job",
+            job,
+            "--side",
+            side,
+            "--out",
+            str(out),
+        ]
         for name in ("model", "dataset", "samples", "max_length", "pooling"):
             command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -166,7 +190,10 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]
     """Per layer: the largest difference of sorted births and deaths over the largest death; inf if counts differ."""
     found = {}
     for name in theirs.keys() & ours.keys():
-        pairs = [(np.asarray(a).reshape(-1, 2), np.asarray(b).reshape(-1, 2)) for a, b in zip(ours[name], theirs[name], strict=True)]
+        pairs = [
+            (np.asarray(a).reshape(-1, 2), np.asarray(b).reshape(-1, 2))
+            for a, b in zip(ours[name], theirs[name], strict=True)
+        ]
         scale = max(float(b.max(initial=0.0)) for _, b in pairs) or 1.0
         found[name] = max(_gap(a, b) / scale for a, b in pairs)
     return found
@@ -185,7 +212,8 @@ def report(job: str, arguments: argparse.Namespace) -> None:
         for side, done in runs.items():
             done.append(measure(job, side, arguments))
     best = {side: min(run["cpu"] for run in done) for side, done in runs.items()}
-    print(f"{job}: ours {best['ours']:.2f} CPU s, todacomm {best['theirs']:.2f} CPU s, ratio {best['theirs'] / best['ours']:.1f}")
+    ratio = best["theirs"] / best["ours"]
+    print(f"{job}: ours {best['ours']:.2f} CPU s, todacomm {best['theirs']:.2f} CPU s, ratio {ratio:.1f}")
     gaps = difference(runs["ours"][0]["diagrams"], runs["theirs"][0]["diagrams"])
     worst = max(gaps, key=lambda name: gaps[name])
     print(f"  largest relative difference over {len(gaps)} layers: {gaps[worst]:.1e} ({worst})")

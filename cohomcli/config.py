@@ -162,7 +162,7 @@ def dump_yaml(config: Config) -> str:
 
 def commented_yaml(config: Config) -> str:
     """The same, every key with its description as a comment: what `cohom init` writes."""
-    lines = ["# Configuration of cohom. Every key is optional; flags, --set and COHOM_SECTION__KEY variables win over it."]
+    lines = ["# Configuration of cohom. Every key is optional; flags, --set and COHOM_SECTION__KEY win over it."]
     for name, field in Config.model_fields.items():
         value = getattr(config, name)
         if isinstance(value, _Section):

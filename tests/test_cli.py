@@ -120,7 +120,9 @@ def test_human_output_names_every_layer_and_the_report(capsys, tmp_path: Path) -
     code, out, _ = _run(capsys, "run", "--samples", "24", "--output-dir", str(tmp_path), "--quiet")
     assert code == 0
     assert all(name in out for name in ["embedding", "layer_5", "final_norm", "perplexity", "report.html"])
-    assert max(len(line) for line in out.splitlines()) > 80  # nothing is cut at the width of a terminal that is not there
+    assert (
+        max(len(line) for line in out.splitlines()) > 80
+    )  # nothing is cut at the width of a terminal that is not there
     (folder,) = [path for path in tmp_path.iterdir() if not path.is_symlink()]
     assert (folder / "report.md").stat().st_size > 1000
     assert (folder / "report.html").stat().st_size > 10_000
@@ -195,7 +197,19 @@ def test_a_full_disk_ends_with_code_4_and_nothing_half_written(tmp_path: Path) -
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_is_marked_and_resumes_to_the_same_results(tmp_path: Path, number: int, code: int) -> None:
-    arguments = ["run", "-m", "tiny-gpt", "-m", "tiny-bert", *FAST, "--max-length", "40", "--positions", "0", "--no-cache"]
+    arguments = [
+        "run",
+        "-m",
+        "tiny-gpt",
+        "-m",
+        "tiny-bert",
+        *FAST,
+        "--max-length",
+        "40",
+        "--positions",
+        "0",
+        "--no-cache",
+    ]
     arguments += ["--output-dir", str(tmp_path)]
     process = _process([*arguments, "--json"], start_new_session=True)
     deadline = time.monotonic() + 120
@@ -248,7 +262,9 @@ def test_compare_refuses_a_damaged_run(capsys, tmp_path: Path) -> None:
     assert main(["tda", *FAST, "--output-dir", str(tmp_path), "--quiet"]) == 0
     diagrams = next((tmp_path / "latest").resolve().rglob("diagrams.safetensors"))
     diagrams.write_bytes(diagrams.read_bytes()[:100])
-    code, _, err = _run(capsys, "compare", str((tmp_path / "latest").resolve()), "tiny-bert", "--output-dir", str(tmp_path))
+    code, _, err = _run(
+        capsys, "compare", str((tmp_path / "latest").resolve()), "tiny-bert", "--output-dir", str(tmp_path)
+    )
     assert code == 3
     assert "damaged" in err
 

@@ -14,7 +14,9 @@ LAYERS = ["yaml", "env", "set", "flag"]
 
 
 @given(st.sets(st.sampled_from(LAYERS)))
-def test_precedence_is_defaults_yaml_env_set_flags(tmp_path_factory: pytest.TempPathFactory, given_by: set[str]) -> None:
+def test_precedence_is_defaults_yaml_env_set_flags(
+    tmp_path_factory: pytest.TempPathFactory, given_by: set[str]
+) -> None:
     file = tmp_path_factory.mktemp("config") / "c.yaml"
     file.write_text("data: {samples: 11}" if "yaml" in given_by else "")
     config = resolve(

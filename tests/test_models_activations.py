@@ -104,10 +104,15 @@ def test_encoder_decoders_read_the_text_and_the_shifted_text(name):
         sides = (("encoder", out.encoder_hidden_states, "mean"), ("decoder", out.decoder_hidden_states, "last"))
         for side, states, how in sides:
             n = 2 if side == "encoder" else 3
-            names = ["embedding", *(f"layer_{i}" for i in range(n - 1)), "final_norm" if name == "t5" else f"layer_{n - 1}"]
+            names = [
+                "embedding",
+                *(f"layer_{i}" for i in range(n - 1)),
+                "final_norm" if name == "t5" else f"layer_{n - 1}",
+            ]
             for layer, state in zip(names, states, strict=True):
                 assert close(found.layers[f"{side}.{layer}"][row], pooled(state, how)), (side, layer)
-    assert (f"decoder.layer_{2}" in found.layers) and ("encoder.final_norm" in found.layers) == (name == "t5")
+    assert "decoder.layer_2" in found.layers
+    assert ("encoder.final_norm" in found.layers) == (name == "t5")
 
 
 @pytest.mark.parametrize("name", list(PICO))
@@ -182,7 +187,10 @@ def test_attention_and_mlp_add_up_to_the_residual_stream(name):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["bert", "roberta", "electra", "distilbert", "albert", "opt-350m"])
 def test_attention_and_mlp_enter_the_norms_of_post_norm_blocks(name):
-    layers = {key: torch.tensor(value) for key, value in run(name, pooling="last", sites=("block", "attention", "mlp")).layers.items()}
+    layers = {
+        key: torch.tensor(value)
+        for key, value in run(name, pooling="last", sites=("block", "attention", "mlp")).layers.items()
+    }
     model = tinymodels.build(name)
     before = layers["embedding"]
     for index in range(tinymodels.loaded(name).info.n_layer):
@@ -215,8 +223,11 @@ def test_sites_of_the_other_architectures_are_their_modules_outputs(name):
             "encoder.layer_1.attention": model.model.encoder.layers[1].self_attn.out_proj,
             "decoder.layer_2.mlp": model.model.decoder.layers[2].fc2,
         },
-        "gemma2": lambda: {"layer_1.attention": model.model.layers[1].self_attn.o_proj, "layer_2.mlp": model.model.layers[2].mlp.down_proj},
-    }[name]()  # fmt: skip
+        "gemma2": lambda: {
+            "layer_1.attention": model.model.layers[1].self_attn.o_proj,
+            "layer_2.mlp": model.model.layers[2].mlp.down_proj,
+        },
+    }[name]()
     for key, part in parts.items():
         part.register_forward_hook(lambda m, a, o, key=key: seen.__setitem__(key, o))
     with torch.no_grad():
@@ -248,7 +259,10 @@ def test_selected_layers(request_, expected):
 
 def test_selections_on_encoder_decoders_and_models_without_final_norm():
     assert list(run("t5", layers=("1",)).layers) == ["encoder.layer_1", "decoder.layer_1"]
-    assert list(run("t5", layers=("decoder.-1", "encoder.embedding")).layers) == ["encoder.embedding", "decoder.layer_2"]
+    assert list(run("t5", layers=("decoder.-1", "encoder.embedding")).layers) == [
+        "encoder.embedding",
+        "decoder.layer_2",
+    ]
     assert list(run("t5", layers=("encoder.0",)).layers) == ["encoder.layer_0"]
     assert list(run("bert", layers=("final",)).layers) == ["layer_2"]
     assert list(run("bert", sites=("attention",)).layers) == [f"layer_{i}.attention" for i in range(3)]

@@ -24,6 +24,15 @@ def folder(tmp_path):
     return shutil.copytree(tinymodels.saved("gpt2"), tmp_path / "model")
 
 
+def refusal(read, path):
+    """The line with which `read(path)` is refused, or None when it is not; any other error is a failure."""
+    try:
+        read(path)
+    except InputRefused as error:
+        return str(error)
+    return None
+
+
 def test_headers_agree_with_the_reference_reader(folder):
     stored = load_file(folder / "model.safetensors")
     entries = read_header(folder / "model.safetensors")
@@ -114,7 +123,7 @@ def test_shards_are_read_in_order(folder):
     assert [file.name for file in found.weights] == sorted(parts)
     assert set(found.tensors()) == set(names)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(InputRefused, match="shard .*00002-of-00002.* is missing"):
+    with pytest.raises(InputRefused, match=r"shard .*00002-of-00002.* is missing"):
         read_folder(folder)
 
 
@@ -138,7 +147,7 @@ def test_a_broken_shard_index(folder, content):
 
 def test_weights_of_other_kinds_are_named(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputRefused, match="no weights; expected model.safetensors"):
+    with pytest.raises(InputRefused, match=r"no weights; expected model\.safetensors"):
         read_folder(folder)
     (folder / "tf_model.h5").write_bytes(b"x")
     with pytest.raises(InputRefused, match=r"weights only in 'tf_model.h5'; convert"):
@@ -168,10 +177,7 @@ def test_a_flipped_byte_in_a_torch_file_is_found(folder):
         read_folder(folder)
     for at in range(0, len(content), 997):
         (folder / "pytorch_model.bin").write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
-        try:
-            read_folder(folder)  # a flip in the padding between records harms nobody
-        except InputRefused as error:
-            assert "corrupt" in error.message
+        assert refusal(read_folder, folder) is None or "corrupt" in refusal(read_folder, folder)
     for length in (3, 100, len(content) // 2, len(content) - 1):
         (folder / "pytorch_model.bin").write_bytes(content[:length])
         with pytest.raises(InputRefused, match="corrupt or cut short"):
@@ -181,7 +187,7 @@ def test_a_flipped_byte_in_a_torch_file_is_found(folder):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_unreadable_files(folder):
     (folder / "config.json").chmod(0)
-    with pytest.raises(InputRefused, match="cannot read .*Permission denied"):
+    with pytest.raises(InputRefused, match=r"cannot read .*Permission denied"):
         read_folder(folder)
 
 
@@ -227,7 +233,4 @@ def test_a_cut_or_mangled_gguf_is_refused(small_gguf, tmp_path):
             read_gguf_header(tmp_path / "x.gguf")
     for at in range(4, 600, 3):
         (tmp_path / "x.gguf").write_bytes(whole[:at] + b"\xff" * 8 + whole[at + 8 :])
-        try:
-            read_gguf_header(tmp_path / "x.gguf")
-        except InputRefused as error:
-            assert "\n" not in str(error)
+        assert "\n" not in (refusal(read_gguf_header, tmp_path / "x.gguf") or "")

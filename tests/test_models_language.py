@@ -75,15 +75,17 @@ def test_sampled_pseudo_perplexity_estimates_the_exact_one():
     loaded = tinymodels.loaded("bert")
     truth = brute_force_pseudo_loss("bert", TEXTS)
     exact = np.concatenate(truth)[:, 0].mean()
-    estimates = [measure(loaded, TEXTS, ActivationOptions(mask_positions=3, seed=seed))[0] for seed in range(30)]
+    estimates = [measure(loaded, TEXTS, ActivationOptions(mask_positions=3, seed=seed))[0] for seed in range(16)]
     assert {found.n_predictions for found in estimates} == {sum(min(3, len(rows)) for rows in truth)}
     losses = np.array([found.loss for found in estimates])
-    assert len(set(losses)) == 30, "another seed draws other positions"
+    assert len(set(losses)) == 16, "another seed draws other positions"
     # the design variance of 3 of n positions without replacement, per text, with the weights of the estimator
     weights = np.array([len(rows) for rows in truth]) / sum(map(len, truth))
-    design = sum(w**2 * rows[:, 0].var(ddof=1) / 3 * (1 - 3 / len(rows)) for w, rows in zip(weights, truth, strict=True))
-    assert abs(losses.mean() - exact) < 4 * math.sqrt(design / 30), "unbiased"
-    assert losses.std(ddof=1) == pytest.approx(math.sqrt(design), rel=0.5)
+    design = sum(
+        w**2 * rows[:, 0].var(ddof=1) / 3 * (1 - 3 / len(rows)) for w, rows in zip(weights, truth, strict=True)
+    )
+    assert abs(losses.mean() - exact) < 4 * math.sqrt(design / 16), "unbiased"
+    assert losses.std(ddof=1) == pytest.approx(math.sqrt(design), rel=0.6)
     assert min(found.standard_error for found in estimates) > 0
 
 

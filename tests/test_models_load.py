@@ -326,7 +326,9 @@ def test_a_configuration_cannot_choose_a_kernel(folder, monkeypatch):
     for name in ("lazy_import_flash_attention", "is_kernel"):
         original = getattr(hf.modeling_utils, name)
         monkeypatch.setattr(
-            hf.modeling_utils, name, lambda value, *rest, f=original, **kw: called.append(value) or f(value, *rest, **kw)
+            hf.modeling_utils,
+            name,
+            lambda value, *rest, f=original, **kw: called.append(value) or f(value, *rest, **kw),
         )
     edit(folder, _attn_implementation="evil/kernel", attn_implementation="evil/kernel")
     assert load_folder(folder).model.config._attn_implementation in ("sdpa", "eager")
@@ -371,6 +373,17 @@ def test_devices_that_do_not_exist(folder, device):
 
 
 def test_the_lists_of_pico_models_cover_what_is_promised():
-    assert set(DECODERS) >= {"gpt2", "gpt_neo", "gpt_neox", "opt", "opt-350m", "llama", "mistral", "qwen2", "gemma2", "phi"}
+    assert set(DECODERS) >= {
+        "gpt2",
+        "gpt_neo",
+        "gpt_neox",
+        "opt",
+        "opt-350m",
+        "llama",
+        "mistral",
+        "qwen2",
+        "gemma2",
+        "phi",
+    }
     assert set(MASKED) == {"bert", "roberta", "distilbert", "electra", "albert"}
     assert set(SEQ2SEQ) == {"t5", "bart"}

@@ -1,5 +1,6 @@
 """`--model` values, preset figures, and that neither needs torch."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -15,10 +16,11 @@ from cohomcli.models.presets import PRESETS
 from cohomcli.models.pretrained import skeleton
 from cohomcli.models.resolve import known_names, resolve, safe_name
 
-SOURCE_SYSTEM_PRESETS = (
-    "gpt2 distilgpt2 bert distilbert opt-125m opt-350m pythia-70m pythia-160m pythia-410m smollm-135m smollm-360m "
-    "qwen2-0.5b gpt-neo-125m smollm2-135m smollm2-360m qwen2.5-0.5b qwen2.5-coder-0.5b gemma2-2b"
-).split()
+SOURCE_SYSTEM_PRESETS = {
+    "gpt2", "distilgpt2", "bert", "distilbert", "opt-125m", "opt-350m", "pythia-70m", "pythia-160m", "pythia-410m",
+    "smollm-135m", "smollm-360m", "qwen2-0.5b", "gpt-neo-125m", "smollm2-135m", "smollm2-360m", "qwen2.5-0.5b",
+    "qwen2.5-coder-0.5b", "gemma2-2b",
+}  # fmt: skip
 
 
 def llama(hidden, inner, layers, heads, kv, vocab=49152, tied=True):
@@ -114,7 +116,7 @@ PUBLISHED = {
 
 
 def test_every_preset_of_the_source_system_is_there():
-    assert set(SOURCE_SYSTEM_PRESETS) <= set(PRESETS)
+    assert set(PRESETS) >= SOURCE_SYSTEM_PRESETS
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -194,13 +196,13 @@ def test_what_cannot_be_a_model_is_one_clear_line(reference, error, says):
 
 
 def test_folders_and_files_that_are_no_model(tmp_path):
-    with pytest.raises(InputRefused, match="has no config.json"):
+    with pytest.raises(InputRefused, match=r"has no config\.json"):
         resolve(str(tmp_path))
     (tmp_path / "model.pt").write_bytes(b"PK\x03\x04 and more")
     with pytest.raises(InputRefused, match="neither a safetensors nor a GGUF file; save it with"):
         resolve(str(tmp_path / "model.pt"))
     (tmp_path / "x.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    with pytest.raises(InputRefused, match="no config.json beside it"):
+    with pytest.raises(InputRefused, match=r"no config\.json beside it"):
         resolve(str(tmp_path / "x.safetensors"))
 
 
@@ -215,11 +217,8 @@ def test_safe_names_are_safe(text):
 
 @given(st.text(max_size=30))
 def test_resolve_either_answers_or_raises_our_errors(text):
-    try:
+    with contextlib.suppress(UsageError, InputRefused):
         source = resolve(text)
-    except (UsageError, InputRefused) as error:
-        assert error.message
-    else:
         assert source.name == safe_name(source.name)
 
 

@@ -35,16 +35,21 @@ def _create(parent: Path, count: int) -> list[str]:
 
 def test_runs_started_together_never_share_a_folder(tmp_path: Path) -> None:
     with multiprocessing.get_context("fork").Pool(4) as pool:
-        names = sum(pool.starmap(_create, [(tmp_path, 25)] * 4), [])
+        names = [name for some in pool.starmap(_create, [(tmp_path, 25)] * 4) for name in some]
     assert len(set(names)) == 100
+
+
+def _interrupt(run: RunFolder) -> None:
+    with run:
+        run.write("a.txt", "a")
+        run.finish_stage("one", 0.1)
+        raise KeyboardInterrupt
 
 
 def test_an_interrupted_run_is_hidden_and_resumed_from_its_stages(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "run", "m", ["run"])
-    with pytest.raises(KeyboardInterrupt), run:
-        run.write("a.txt", "a")
-        run.finish_stage("one", 0.1)
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        _interrupt(run)
     assert published(tmp_path) == []
     assert read_json(run.stage / "manifest.json")["status"] == "interrupted"
     with RunFolder.reopen(tmp_path, "latest", ["run", "--resume"]) as again:

@@ -157,8 +157,11 @@ def test_octahedron_encloses_a_void():
 @pytest.mark.parametrize("factor", [2.0**-140, 1e-30, 1 / 3, 1e5, 2.0**140])
 def test_scaling_the_cloud_scales_the_diagrams(factor):
     points = np.random.default_rng(3).normal(size=(60, 5))
-    for small, large in zip(rips(points), rips(factor * points), strict=True):
-        np.testing.assert_allclose(large.pairs, factor * small.pairs, rtol=1e-12)
+    for threshold in (np.inf, 2.5):
+        scaled = rips(factor * points, threshold=factor * threshold)
+        for small, large in zip(rips(points, threshold=threshold), scaled, strict=True):
+            np.testing.assert_allclose(large.pairs, factor * small.pairs, rtol=1e-12)
+            np.testing.assert_allclose(large.censored, factor * small.censored, rtol=1e-12)
 
 
 def test_permutations_and_rigid_motions_change_nothing():

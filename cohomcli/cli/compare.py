@@ -15,7 +15,9 @@ from cohomcli.cli.options import CONTROL_OPTIONS, ENGINE_OPTIONS, METRICS, add_c
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     what = argument("references", list[str] | None, "Run folders, latest, or models; commas also separate.", None)
-    flags = [flag for flag in (*ENGINE_OPTIONS, *METRICS, *CONTROL_OPTIONS) if flag.key not in ("num_layers", "hf_model")]
+    flags = [
+        flag for flag in (*ENGINE_OPTIONS, *METRICS, *CONTROL_OPTIONS) if flag.key not in ("num_layers", "hf_model")
+    ]
     add_command(app, "compare", compare, flags, (what,))
 
 

@@ -33,7 +33,7 @@ class Flag:
 _MODEL, _DATA, _HOW, _OUT = "Models", "Data", "Analysis", "Output and control"
 
 MODELS = (
-    Flag("models", ("--model", "-m"), list[str], "Model: built-in, preset, hub id, folder or .gguf (repeatable).", _MODEL),
+    Flag("models", ("--model", "-m"), list[str], "Built-in, preset, hub id, folder or .gguf (repeatable).", _MODEL),
     Flag("models_list", ("--models",), str, "Several models, separated by commas.", _MODEL, metavar="A,B"),
     Flag("hf_model", ("--hf-model",), list[str], "The same as --model (kept for todacomm users).", _MODEL, hidden=True),
     Flag("num_layers", ("--num-layers",), int, "Ignored: layers are read from the model.", _MODEL, hidden=True),
@@ -87,7 +87,7 @@ TALK = (
     Flag("verbose", ("--verbose", "-v"), bool, "More logs, and tracebacks of internal errors.", _OUT, default=False),
 )
 DRY_RUN = (Flag("dry_run", ("--dry-run",), bool, "Say what would be done, and write nothing.", _OUT, default=False),)
-RESUME = (Flag("resume", ("--resume",), str, "Go on with an interrupted run: its name, or latest.", _OUT, metavar="RUN"),)
+RESUME = (Flag("resume", ("--resume",), str, "Go on with this interrupted run, or latest.", _OUT, metavar="RUN"),)
 
 ENGINE_OPTIONS = (*MODELS, *DATA, *ANALYSIS)
 CONTROL_OPTIONS = (*OUTPUT, *CACHE, *CONFIG, *JSON, *TALK)
@@ -121,7 +121,12 @@ def argument(name: str, kind: Any, text: str, default: Any = ...) -> inspect.Par
 def _parameter(flag: Flag) -> inspect.Parameter:
     kind = flag.type if flag.default is not None else flag.type | None
     option = typer.Option(
-        *flag.names, help=flag.help, rich_help_panel=flag.panel, hidden=flag.hidden, metavar=flag.metavar, show_default=False
+        *flag.names,
+        help=flag.help,
+        rich_help_panel=flag.panel,
+        hidden=flag.hidden,
+        metavar=flag.metavar,
+        show_default=False,
     )
     return inspect.Parameter(
         flag.parameter, inspect.Parameter.KEYWORD_ONLY, default=flag.default, annotation=Annotated[kind, option]

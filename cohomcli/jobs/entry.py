@@ -51,7 +51,9 @@ def activation_options(config: Config) -> ActivationOptions:
 
 
 def topology_options(config: Config, workers: int) -> TopologyOptions:
-    """The persistence options that a configuration asks for."""
+    """The persistence options that a configuration asks for, with the memory that is free now."""
+    from cohomcli.models.memory import available_bytes
+
     wanted = config.topology
     return TopologyOptions(
         pca=wanted.pca,
@@ -61,6 +63,7 @@ def topology_options(config: Config, workers: int) -> TopologyOptions:
         compat=wanted.compat,
         workers=workers,
         seed=config.compute.seed,
+        available_bytes=available_bytes(),
     )
 
 

@@ -80,6 +80,5 @@ def model_facts(found: ModelDescription) -> dict[str, Any]:
 
 
 def _seconds(found: ModelDescription, n_tokens: int) -> float:
-    """An upper figure: every text as long as allowed, two operations per parameter and token, a quarter of peak speed."""
+    """An upper figure: all texts as long as allowed, 2 operations per parameter and token, a quarter of peak speed."""
     return round(2.0 * found.n_parameters * n_tokens / (0.25 * matmul_flops()), 1)
-

@@ -35,7 +35,7 @@ def score(model: nn.Module, stack: Stack, states: Tensor, targets: Tensor) -> Sc
     for start in range(0, len(states), rows):
         part, wanted = states[start : start + rows], targets[start : start + rows]
         logits = head_logits(model, stack, part.unsqueeze(0))[0].float()
-        losses.append(functional.cross_entropy(logits, wanted, reduction="none").double().cpu())
+        losses.append(functional.cross_entropy(logits, wanted, reduction="none").cpu().double())
         hits.append((logits.argmax(dim=-1) == wanted).cpu())
     return Scores(torch.cat(losses), torch.cat(hits))
 

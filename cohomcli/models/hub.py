@@ -60,12 +60,14 @@ def remote_weights(hub_id: str, options: LoadOptions) -> dict[str, int]:
     """File name -> bytes of the weights `fetch` would download; empty when offline, where only the cache is known."""
     if is_offline():
         return {}
-    from huggingface_hub import HfApi
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    names = weight_files(_remote_names(hub_id, options))
-    with _one_line_errors(hub_id, options):
-        entries: Any = HfApi(endpoint=endpoint()).get_paths_info(hub_id, names, revision=options.revision)
-    return {entry.path: int(entry.size) for entry in entries}
+    sizes = {}
+    for name in weight_files(_remote_names(hub_id, options)):
+        with _one_line_errors(hub_id, options):
+            url = hf_hub_url(hub_id, name, revision=options.revision, endpoint=endpoint())
+            sizes[name] = get_hf_file_metadata(url, endpoint=endpoint()).size or 0
+    return sizes
 
 
 def is_offline() -> bool:

@@ -14,15 +14,15 @@ bound a minimum cut. Branching on the format of a group closes what duality leav
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 from typing import Any
 
 from cohomcli.precision.contraction import Contraction, Domains, Hub, contract
-from cohomcli.precision.reductions import dominates, drop, fix, tighten
 from cohomcli.precision.spec import Problem
 
 Node = Mapping[str, Any]
@@ -49,15 +49,13 @@ class Multipliers:
 class Certificate:
     """A proof in values that JSON has: `Certificate(**json.loads(json.dumps(asdict(certificate))))` is the same proof.
 
-    `bound` is a fraction "p/q", or None: no assignment exists. `reductions` are steps {"drop": f, "keep": g,
-    "vertices": [...]}: on these groups (named by their first vertex) g serves at least as well as f; see `dominates`.
-    `tree` is a leaf (`Multipliers.node()`, or {} where the errors alone exceed the budget) or a branch {"vertex": v,
-    "children": {"f": tree}} with a child for every format that the group of v can still take.
+    `bound` is a fraction "p/q", or None: no assignment exists. `tree` is a leaf (`Multipliers.node()`, or {} where the
+    errors alone exceed the budget) or a branch {"vertex": v, "children": {"f": tree}} on the format of the group whose
+    first vertex is v, with a child for every format it can still take.
     """
 
     bound: str | None
     tree: Node
-    reductions: list[dict[str, Any]] = field(default_factory=list)
 
 
 def lower_bound(problem: Problem, multipliers: Multipliers) -> Fraction:
@@ -80,10 +78,7 @@ def check(problem: Problem, certificate: Certificate) -> bool:
     """
     contraction = contract(problem)
     try:
-        domains = tighten(contraction, contraction.domains)
-        if domains is not None:
-            domains = _reduced(contraction, domains, certificate.reductions)
-        proved = None if domains is None else prove(contraction, domains, certificate.tree)
+        proved = prove(contraction, contraction.domains, certificate.tree)
         claimed = None if certificate.bound is None else fraction(certificate.bound)
     except (KeyError, ValueError, TypeError, RecursionError):
         return False
@@ -102,11 +97,41 @@ def prove(contraction: Contraction, domains: Domains, node: Node) -> Fraction | 
     if tight is None:
         return None
     if "children" not in node:
-        value = dual_value(contraction, tight, _multipliers(contraction, node))
-        return Fraction(-(-value.numerator // value.denominator)) if contraction.integral else value
+        return dual_bound(contraction, tight, _multipliers(contraction, node))
     group = group_of(contraction, node["vertex"])
     proofs = [prove(contraction, fix(tight, group, f), node["children"][str(f)]) for f in tight[group]]
     return min((p for p in proofs if p is not None), default=None)
+
+
+def fix(domains: Domains, group: int, fmt: int) -> Domains:
+    """The domains with one group's format fixed."""
+    return (*domains[:group], (fmt,), *domains[group + 1 :])
+
+
+def tighten(contraction: Contraction, domains: Domains) -> Domains | None:
+    """Drop formats whose error no assignment can afford; None when not even the least errors are within budget.
+
+    With every other group at its least error, format f of a group fits if error[f] <= least + slack: exactly the
+    formats that occur in some assignment within budget, so one pass is enough.
+    """
+    if not all(domains):
+        return None
+    if contraction.budget is None:
+        return domains
+    least = [min(errors[f] for f in domain) for errors, domain in zip(contraction.error, domains, strict=True)]
+    slack = contraction.budget - sum(least)
+    if slack < 0:
+        return None
+    return tuple(
+        tuple(f for f in domain if errors[f] - low <= slack)
+        for errors, domain, low in zip(contraction.error, domains, least, strict=True)
+    )
+
+
+def dual_bound(contraction: Contraction, domains: Domains, multipliers: Multipliers) -> Fraction:
+    """The dual function, rounded up when every cost is an integer, because then so is every objective."""
+    value = dual_value(contraction, domains, multipliers)
+    return Fraction(math.ceil(value)) if contraction.integral else value
 
 
 def dual_value(contraction: Contraction, domains: Domains, multipliers: Multipliers) -> Fraction:
@@ -186,16 +211,6 @@ def fraction(text: str) -> Fraction:
     if not re.fullmatch(r"-?[0-9]+(/[1-9][0-9]*)?", text):
         raise ValueError(f"not a fraction: {text!r}")
     return Fraction(text)
-
-
-def _reduced(contraction: Contraction, domains: Domains, steps: Iterable[Mapping[str, Any]]) -> Domains:
-    first = {vertices[0]: i for i, vertices in enumerate(contraction.members)}
-    for step in steps:
-        groups = frozenset(first[v] for v in step["vertices"])
-        if not dominates(contraction, domains, (step["drop"], step["keep"]), groups):
-            raise ValueError("a reduction does not hold")
-        domains = drop(domains, groups, step["drop"])
-    return domains
 
 
 def _multipliers(contraction: Contraction, node: Node) -> Multipliers:

@@ -144,11 +144,10 @@ def validate(problem: Problem) -> None:
     named = [v for edge in problem.edges.tolist() for v in edge] + [v for group in problem.groups for v in group]
     if any(not 0 <= v < n for v in named):
         raise ValueError(f"an edge or group names a vertex outside 0..{n - 1}")
-    for row, costs, errors in zip(problem.allowed.tolist(), problem.cost.tolist(), problem.error.tolist(), strict=True):
-        if any(
-            ok and (math.isnan(c) or c == -math.inf or not e >= 0) for ok, c, e in zip(row, costs, errors, strict=True)
-        ):
-            raise ValueError("a cost is NaN or -inf, or an error NaN or negative, where the format is allowed")
+    rows = zip(problem.allowed.tolist(), problem.cost.tolist(), problem.error.tolist(), strict=True)
+    used = [(c, e) for row in rows for ok, c, e in zip(*row, strict=True) if ok]
+    if any(math.isnan(c) or c == -math.inf or not e >= 0 for c, e in used):
+        raise ValueError("a cost is NaN or -inf, or an error NaN or negative, where the format is allowed")
     table = cast_table(problem)
     if len(table) != n_formats or any(len(row) != n_formats or row[i] != 0 for i, row in enumerate(table)):
         raise ValueError("the cast table is not square with a zero diagonal")

@@ -36,13 +36,12 @@ class Descent:
     def _relative_errors(self) -> list[list[float]]:
         """Errors above each group's least, as shares of the slack that the budget leaves; 0 without a budget."""
         contraction = self.contraction
+        shares = [[0.0] * contraction.n_formats for _ in self.domains]
         slack = 0 if contraction.budget is None else contraction.budget - contraction.error_of(self._least)
-        if contraction.budget is None:
-            return [[0.0] * contraction.n_formats for _ in self.domains]
-        shares = []
-        for i, row in enumerate(contraction.error):
-            least = row[self._least[i]]
-            shares.append([float(Fraction(max(e - least, 0), slack)) if slack > 0 else 0.0 for e in row])
+        for i, domain in enumerate(self.domains):
+            error = contraction.error[i]
+            for f in domain if slack else ():
+                shares[i][f] = float(Fraction(error[f] - error[self._least[i]], slack))
         return shares
 
     def most_accurate(self) -> list[int]:

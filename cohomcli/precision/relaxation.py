@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 ERROR_SCALE = 1e3  # HiGHS reads coefficients below 1e-9 as 0 and meets rows to 1e-7: both are relative to this
 NEGLIGIBLE = 1e-12  # errors below this share of the slack leave the row, and are charged to it all together
 COST_SCALE = 1e4
+PRICE_STEPS = 60
 POTENTIAL_BITS = 32  # potentials are rounded to 2**-32 of the largest
 
 
@@ -44,6 +45,54 @@ class _Rows:
         return row
 
 
+def price_only(contraction: Contraction, domains: Domains) -> Multipliers:
+    """Multipliers without potentials and with the best price for them, by bisection: a bound that needs no solver."""
+    none: tuple[tuple[tuple[int, ...], ...], ...] = tuple(() for _ in contraction.hubs)
+    cost, share, slack = _unary(contraction, domains)
+    if not slack:
+        return Multipliers(Fraction(0), none)
+
+    def overspent(price: float) -> bool:
+        chosen = np.argmin(cost + price * share, axis=1)
+        return float(np.take_along_axis(share, chosen[:, None], axis=1).sum()) > 1.0
+
+    high = float(np.ptp(np.where(np.isfinite(cost), cost, 0.0), axis=1).max()) or 1.0
+    low = 0.0
+    for _ in range(PRICE_STEPS):
+        if overspent(high):
+            low, high = high, 2.0 * high
+    for _ in range(PRICE_STEPS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if overspent(middle) else (low, middle)
+    return Multipliers(_coarse(Fraction(high) / slack), none)
+
+
+def _unary(contraction: Contraction, domains: Domains) -> tuple[Array, Array, Fraction]:
+    """Costs of the groups (n, F), inf outside the domains; their errors, 0 there, as shares of the slack; the slack.
+
+    Errors are taken above the least of their group; the slack is what the least errors leave of the budget, given as 0
+    when there is no budget, because then nothing depends on errors.
+    """
+    cost = np.full((len(domains), contraction.n_formats), np.inf)
+    share = np.zeros_like(cost)
+    least = [min(contraction.error[i][f] for f in domain) for i, domain in enumerate(domains)]
+    slack = 0 if contraction.budget is None else contraction.budget - sum(least)
+    for i, domain in enumerate(domains):
+        for f in domain:
+            cost[i, f] = float(Fraction(contraction.cost[i][f], 1 << contraction.cost_bits))
+            share[i, f] = float(Fraction(contraction.error[i][f] - least[i], slack)) if slack else 0.0
+    return cost, share, Fraction(slack, 1 << contraction.error_bits)
+
+
+def _coarse(price: Fraction) -> Fraction:
+    """A price >= 0 rounded down to a dyadic rational of about 53 bits, so that bounds stay short."""
+    numerator, denominator = price.as_integer_ratio()
+    shift = 53 - numerator.bit_length() + denominator.bit_length()
+    if shift < 0:
+        return Fraction((numerator // (denominator << -shift)) << -shift)
+    return Fraction((numerator << shift) // denominator, 1 << shift)
+
+
 @dataclass(frozen=True)
 class RelaxedPoint:
     """A solution of the linear relaxation: `share[i, f]` in [0, 1] (n, F), and the multipliers of its rows."""
@@ -59,18 +108,20 @@ class Relaxation:
         self._contraction = contraction
         self._domains = domains
         self._rows = _Rows()
-        self._x = {}
+        self._x: dict[tuple[int, int], int] = {}
         for i, domain in enumerate(domains):
             for f in domain:
                 self._x[i, f] = len(self._x)
-        self._cost = [float(Fraction(contraction.cost[i][f], 1 << contraction.cost_bits)) for i, f in self._x]
+        cost, share, self._slack = _unary(contraction, domains)
+        self._cost = [float(cost[i, f]) for i, f in self._x]
         # (hub, reader, format) -> rows whose multipliers add up to the potential, with their signs
         self._potential_rows: list[tuple[int, int, int, int, float]] = []
         self._price_row: int | None = None
-        self._price_scale = 0.0
         for h in range(len(contraction.hubs)):
             self._add_hub(h)
-        self._add_budget()
+        if self._slack:
+            self._add_budget(share)
+        self._upper, self._bounds, self._one = self._matrices()
         span = max(map(abs, self._cost), default=0.0)
         self._cost_scale = COST_SCALE / span if span > 0 else 1.0
 
@@ -78,13 +129,13 @@ class Relaxation:
         hub, domains, table = self._contraction.hubs[h], self._domains, self._contraction.table
         owned = domains[hub.owner]
         asked = sorted({f for c in hub.consumers for f in domains[c]})
-        unit = float(Fraction(hub.size, 1 << self._contraction.cost_bits))
+        unit = 1 << self._contraction.cost_bits
         copy = {}
         for g in owned:
             for f in asked:
                 if f != g:
                     copy[g, f] = len(self._cost)
-                    self._cost.append(unit * table[g][f])
+                    self._cost.append(hub.size * table[g][f] / unit)
         for k, c in enumerate(hub.consumers):
             self._add_reader((h, k), hub.owner, c, copy)
         if self._needs_source_rows(hub.consumers, owned, asked):
@@ -120,23 +171,11 @@ class Relaxation:
             if f not in (g, other) and other != g
         )
 
-    def _add_budget(self) -> None:
-        contraction, domains = self._contraction, self._domains
-        if contraction.budget is None:
-            return
-        least = [min(contraction.error[i][f] for f in domain) for i, domain in enumerate(domains)]
-        slack = contraction.budget - sum(least)
-        if slack <= 0:
-            return  # only least errors are left in the domains
-        entries, dropped = [], [0.0] * len(domains)
-        for (i, f), column in self._x.items():
-            share = float(Fraction(contraction.error[i][f] - least[i], slack))
-            if share > NEGLIGIBLE:
-                entries.append((column, share * ERROR_SCALE))
-            else:
-                dropped[i] = max(dropped[i], share)
-        self._price_row = self._rows.add(entries, ERROR_SCALE * (1.0 - sum(dropped)))
-        self._price_scale = ERROR_SCALE / float(Fraction(slack, 1 << contraction.error_bits))
+    def _add_budget(self, share: Array) -> None:
+        kept = share > NEGLIGIBLE
+        dropped = np.where(kept, 0.0, share).max(axis=1).sum()
+        entries = [(column, share[i, f] * ERROR_SCALE) for (i, f), column in self._x.items() if kept[i, f]]
+        self._price_row = self._rows.add(entries, ERROR_SCALE * (1.0 - float(dropped)))
 
     def _matrices(self) -> tuple[sp.csr_array, Array, sp.csr_array]:
         """Inequality matrix and right-hand side, and the matrix of sum_f x[i, f] = 1."""
@@ -154,13 +193,12 @@ class Relaxation:
 
     def relax(self, domains: Domains, seconds: float) -> RelaxedPoint | None:
         """Solve the linear relaxation over sub-domains; None when HiGHS does not finish within `seconds`."""
-        upper, bounds, one = self._matrices()
-        high = self._box(domains)
+        bounds, high = self._bounds, self._box(domains)
         found = linprog(
             np.asarray(self._cost) * self._cost_scale,
-            A_ub=upper if len(bounds) else None,
+            A_ub=self._upper if len(bounds) else None,
             b_ub=bounds if len(bounds) else None,
-            A_eq=one,
+            A_eq=self._one,
             b_eq=np.ones(len(self._domains)),
             bounds=np.column_stack([np.zeros_like(high), high]),
             method="highs",
@@ -173,10 +211,9 @@ class Relaxation:
 
     def integer(self, seconds: float, rel_gap: float) -> list[int] | None:
         """The best assignment HiGHS finds within `seconds`, one format per group, unchecked; None if it finds none."""
-        upper, bounds, one = self._matrices()
-        rows = [LinearConstraint(one, 1.0, 1.0)]
-        if len(bounds):
-            rows.append(LinearConstraint(upper, -np.inf, bounds))
+        rows = [LinearConstraint(self._one, 1.0, 1.0)]
+        if len(self._bounds):
+            rows.append(LinearConstraint(self._upper, -np.inf, self._bounds))
         found = milp(
             np.asarray(self._cost) * self._cost_scale,
             integrality=np.arange(len(self._cost)) < len(self._x),
@@ -205,5 +242,7 @@ class Relaxation:
             else ()
             for hub in values
         )
-        price = 0.0 if self._price_row is None else float(marginals[self._price_row]) * self._price_scale
-        return Multipliers(Fraction(price), potentials, bits)
+        price = Fraction(0)
+        if self._price_row is not None:
+            price = _coarse(Fraction(float(marginals[self._price_row]) * ERROR_SCALE) / self._slack)
+        return Multipliers(price, potentials, bits)

@@ -127,8 +127,9 @@ def _round(x: torch.Tensor, target: Format) -> torch.Tensor:
         return x.to(target.torch_dtype).to(x.dtype)  # one correctly rounded conversion of the hardware or of c10
     flat = x.contiguous().view(-1)
     out = torch.empty_like(flat)
-    for source, stored in zip(flat.split(BLOCK), out.split(BLOCK), strict=True):
-        stored.copy_(_overflow(_nearest_even(source, target), source, target))
+    for start in range(0, flat.numel(), BLOCK):
+        source = flat[start : start + BLOCK]
+        out[start : start + BLOCK] = _overflow(_nearest_even(source, target), source, target)
     return out.view(x.shape)
 
 

@@ -81,7 +81,8 @@ def _draw_track(axes: Axes, points: Sequence[tuple[int, LayerTopology, float]], 
     normed = layers[-1].name.endswith("final_norm")
     body = len(xs) - 1 if normed else len(xs)
     axes.plot(xs[:body], ys[:body], ":" if curve.dotted else "-", color=curve.colour)
-    axes.plot(xs[body - 1 :] if normed else [], ys[body - 1 :] if normed else [], "--", color=curve.colour, linewidth=1)
+    if normed:
+        axes.plot(xs[-2:], ys[-2:], "--", color=curve.colour, linewidth=1)
     size = 4.0 if len(points) <= 40 else 2.4
     marks = [_MARKS.get(layer.name.rpartition(".")[2], "o") for layer in layers]
     for mark in sorted(set(marks)):

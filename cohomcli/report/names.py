@@ -72,14 +72,14 @@ def ratio(value: float | None) -> str:
     return DASH if value is None else f"{number(value, 3)}\N{MULTIPLICATION SIGN}"
 
 
-def percent(share: float, digits: int = 1, zeros: bool = False) -> str:
+def percent(share: float, zeros: bool = False) -> str:
     """A share of one in percent; 100 % is only said of the whole and 0 % only of nothing. `zeros` as in `number`."""
-    text = f"{100 * share:.{digits}f}"
-    if share < 1 and text == f"{100:.{digits}f}":
+    text = f"{100 * share:.1f}"
+    if share < 1 and text == "100.0":
         return "<100 %"
-    if share > 0 and float(text) == 0:
-        return f"<{10**-digits:.{digits}f} %"
-    return f"{text if zeros else text.rstrip('0').rstrip('.')} %"
+    if share > 0 and text == "0.0":
+        return "<0.1 %"
+    return f"{text if zeros else text.removesuffix('.0')} %"
 
 
 def tick(value: float) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from cohomcli.report import facts, words
 from cohomcli.report.document import Column, ComparisonSection, Document, EntrySection, Fact, ReportContext, Table
 from cohomcli.report.layers import dimensions_of, summary_of
-from cohomcli.report.names import DASH, UNPRINTABLE, clean, number, percent
+from cohomcli.report.names import DASH, UNPRINTABLE, clean, number, percent, ratio
 from cohomcli.report.picture import Picture
 from cohomcli.results import Entry
-from cohomcli.topology.results import DimensionSummary, LayerTopology
+from cohomcli.topology.results import DimensionSummary, LayerTopology, TopologyResult
 
 
 def assemble(
@@ -41,7 +41,6 @@ def shell_line(argv: Sequence[str]) -> str:
 
 
 def _section(entry: Entry, anchor: str, pictures: Sequence[Picture]) -> EntrySection:
-    layers = entry.topology.layers if entry.topology else ()
     notes = (*entry.notes, *(entry.topology.notes if entry.topology else ()))
     return EntrySection(
         anchor=anchor,
@@ -51,7 +50,7 @@ def _section(entry: Entry, anchor: str, pictures: Sequence[Picture]) -> EntrySec
         headline=tuple(facts.headline(entry)),
         seen=tuple(words.seen(entry)),
         limits=tuple(words.limits(entry)),
-        tables=tuple(layer_tables(layers)),
+        tables=tuple(layer_tables(entry.topology)) if entry.topology else (),
         pictures=tuple(pictures),
         method=tuple(facts.method(entry)),
         claims=tuple(facts.claims(entry)),
@@ -59,12 +58,14 @@ def _section(entry: Entry, anchor: str, pictures: Sequence[Picture]) -> EntrySec
     )
 
 
-def layer_tables(layers: Sequence[LayerTopology]) -> list[Table]:
+def layer_tables(topology: TopologyResult) -> list[Table]:
     """The figures of every layer: its homology, its cloud, and the other system's figures where they were asked for."""
+    layers = topology.layers
     if not layers:
         return []
     tables = [_homology_table(layers), _cloud_table(layers)]
-    return [*tables, _compat_table(layers)] if any(layer.compat for layer in layers) else tables
+    has_compat = any(layer.compat for layer in layers)
+    return [*tables, _compat_table(layers, topology.expansion.compat)] if has_compat else tables
 
 
 def _homology_table(layers: Sequence[LayerTopology]) -> Table:
@@ -128,16 +129,17 @@ def _cloud_table(layers: Sequence[LayerTopology]) -> Table:
     return Table("The cloud of every layer", columns, rows)
 
 
-def _compat_table(layers: Sequence[LayerTopology]) -> Table:
+def _compat_table(layers: Sequence[LayerTopology], expansion: float | None) -> Table:
     """Figures by the definitions of another system, as they come."""
     keys = list(dict.fromkeys(key for layer in layers for key in layer.compat or {}))
     columns = (Column("layer", numeric=False), *(Column(clean(key, 40)) for key in keys))
     rows = tuple(
-        (clean(layer.name, 60), *(number((layer.compat or {}).get(key), 6, zeros=True) for key in keys))
-        for layer in layers
+        (clean(layer.name, 60), *(number((layer.compat or {}).get(key), 6) for key in keys)) for layer in layers
     )
     note = (
         "These follow the definitions of ToDACoMM, kept for comparison with its results: the class of H0 that never "
         "dies counts as a bar of length 1, whatever the units."
     )
+    if expansion is not None:
+        note += f" The expansion ratio by its definition is {ratio(expansion)}."
     return Table("Figures by ToDACoMM's definitions", columns, rows, note)

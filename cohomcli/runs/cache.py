@@ -27,7 +27,7 @@ def cache_root() -> Path:
 
 
 def content_key(parts: dict[str, Any], texts: Sequence[str]) -> str:
-    """SHA-256 over everything that decides the activations: `parts` (weights' hash, options, versions) and the texts."""
+    """SHA-256 over all that decides the activations: `parts` (weights' hash, options, versions) and the texts."""
     digest = sha256(json.dumps(parts, sort_keys=True, default=list).encode())
     for text in texts:
         digest.update(sha256(text.encode()).digest())

@@ -58,8 +58,8 @@ def entry_document(entry: Entry) -> dict[str, Any]:
     if entry.info:
         document["model_info"] = asdict(entry.info)
     if entry.sample:
-        sample = {field.name: getattr(entry.sample, field.name) for field in fields(TextSample) if field.name != "texts"}
-        document["sample"] = sample | {
+        plain = [field.name for field in fields(TextSample) if field.name != "texts"]
+        document["sample"] = {name: getattr(entry.sample, name) for name in plain} | {
             "n_texts": len(entry.sample.texts),
             "n_tokens": entry.n_tokens,
             "n_truncated": entry.n_truncated,

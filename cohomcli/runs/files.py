@@ -80,7 +80,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputRefused(f"cannot read {str(path)!r}: {error.strerror}") from error
     except ValueError as error:
-        raise InputRefused(f"{str(path)!r} is not valid JSON", "the run folder is damaged; run the command again") from error
+        hint = "the run folder is damaged; run the command again"
+        raise InputRefused(f"{str(path)!r} is not valid JSON", hint) from error
     if not isinstance(value, dict):
         raise InputRefused(f"{str(path)!r} does not hold a JSON object")
     return value

@@ -191,7 +191,7 @@ def _alive(pid: int) -> bool:
 
 
 def _swap_link(link: Path, target: str) -> None:
-    """Point `link` to `target` in one step, so that it never points nowhere; a real folder of that name is left alone."""
+    """Point `link` to `target` in one step, so that it never points nowhere; a real folder of that name stays."""
     if link.exists() and not link.is_symlink():
         return
     temporary = link.with_name(f".{link.name}.{secrets.token_hex(3)}")

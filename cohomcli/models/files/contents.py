@@ -17,6 +17,7 @@ _MAX_NAME = 500
 _MAX_DEPTH = 100
 _MAX_SETTING_TEXT = 300
 _MAX_SETTINGS = 10_000
+_MAX_SETTING_DEPTH = 6
 
 
 def leaf(value: object) -> Leaf | None:
@@ -57,8 +58,8 @@ def scalar(value: object) -> bool:
 
 
 def settings(value: object) -> dict[str, Any]:
-    """The settings among a mapping's or object's fields as JSON data, three levels deep; everything else is dropped."""
-    found = _plain(value, 3, [_MAX_SETTINGS])
+    """The settings among a mapping's or object's fields as JSON data, a few levels deep; everything else is dropped."""
+    found = _plain(value, _MAX_SETTING_DEPTH, [_MAX_SETTINGS])
     return found if isinstance(found, dict) else {}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -35,6 +35,7 @@ _KNOWN_CODE = (
     (re.compile(r"(^|\.)stages\.0\.blocks\.0\."), "a timm ConvNeXt or RegNet", "timm.create_model(...)"),
 )
 _CODE_HINT = "give its code with --model-code file.py:factory"
+_ANY_HINT = "give its config.json with --config-json, or its code with --model-code file.py:factory"
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ class FamilyMatch:
 class NoMatch:
     """Why no model can be built from the weights alone (`why`), and what the user can add (`hint`).
 
-    `family` is the transformers family when that much is certain, else "".
+    `family` is the transformers family when that much is certain, else ""; `tensors` are then under its names.
     """
 
     why: str
     hint: str
     family: str = ""
+    tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
 def infer_family(tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> FamilyMatch | NoMatch:
@@ -74,12 +76,13 @@ def infer_family(tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None 
         if stack is None:
             continue
         found, renamed = infer(stack, dict(facts or {}))
-        if not all(value for key, value in found.config.items() if key.endswith(("_layer", "_layers", "vocab_size"))):
+        counts = [value for key, value in found.config.items() if key.endswith(("_layer", "_layers", "vocab_size"))]
+        if found.foreign or not all(counts):
             continue  # the marker is there, but not the rest of the family
         model_type = str(found.config["model_type"])
         if found.lacking:
             why = f"these are {model_type} weights, which do not tell {' or '.join(found.lacking)}"
-            return NoMatch(why, "give its config.json with --config-json", model_type)
+            return NoMatch(why, "give its config.json with --config-json", model_type, renamed)
         return FamilyMatch(model_type, found.config, renamed, tuple(found.assumptions))
     return _known_code(tensors)
 
@@ -94,4 +97,4 @@ def _known_code(tensors: Mapping[str, Tensor]) -> NoMatch:
         if any(pattern.search(name) for name in tensors):
             hint = f"{_CODE_HINT}, where factory returns {code}"
             return NoMatch(f"these look like the weights of {what}, which is not loadable without its code", hint)
-    return NoMatch("the names of these weights belong to no architecture known here", _CODE_HINT)
+    return NoMatch("the names of these weights belong to no architecture known here", _ANY_HINT)

@@ -142,6 +142,7 @@ def opt(stack: Backbone, _: dict[str, Any]) -> tuple[Inference, dict[str, Tensor
             "pad_token_id": None,
         }
     )
+    found.foreign = any(name.startswith("encoder.") for name in stack.tensors)  # BART
     infer_heads(found, "num_attention_heads", width, _OPT_HEADS)
     found.assume("ReLU, as OPT has it")
     tensors = stack.renamed("model.")
@@ -168,8 +169,8 @@ def llama(stack: Backbone, _: dict[str, Any]) -> tuple[Inference, dict[str, Tens
     )
     if not qwen:
         found.config |= {"attention_bias": biased, "mlp_bias": "layers.0.mlp.gate_proj.bias" in stack.tensors}
-    if any(".q_norm." in name or ".post_feedforward_layernorm." in name for name in stack.tensors):
-        found.lacking.append("the architecture (it has norms that Llama, Mistral and Qwen2 have not)")
+    others = (".q_norm.", ".post_feedforward_layernorm.", ".pre_feedforward_layernorm.", ".experts.")
+    found.foreign = any(part in name for name in stack.tensors for part in others)  # Qwen3, Gemma, mixtures of experts
     _llama_attention(found, stack, (width, n_layer, vocabulary, inner))
     tensors = _with_head(stack, "model.", found, *(_QWEN if qwen else _LLAMA))
     _tie(found, tensors, "lm_head.weight", "model.embed_tokens.weight")
@@ -215,3 +216,5 @@ def _tie(found: Inference, tensors: dict[str, Tensor], head: str, embedding: str
     stored, table = tensors.get(head), tensors.get(embedding)
     tied = stored is None or (table is not None and stored.shape == table.shape and torch.equal(stored, table))
     found.config["tie_word_embeddings"] = tied
+    if stored is None and str(found.config["architectures"][0]).endswith(("ForCausalLM", "LMHeadModel")):
+        found.assume("the output head is the token embedding, for no head is stored")

@@ -34,6 +34,8 @@ def bert(stack: Backbone, _: dict[str, Any]) -> tuple[Inference, dict[str, Tenso
             "pad_token_id": 1 if roberta else 0,
         }
     )
+    inside = stack.size("encoder.layer.0.attention.self.query.weight", 1)
+    found.foreign = "embeddings_project.weight" in stack.tensors or inside != width  # ELECTRA, MPNet
     infer_heads(found, "num_attention_heads", width, _ROBERTA_HEADS if roberta else _BERT_HEADS)
     found.assume(f"GELU and a norm epsilon of {found.config['layer_norm_eps']:g}, as {found.config['model_type']} has")
     name = "Roberta" if roberta else "Bert"

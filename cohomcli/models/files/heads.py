@@ -13,11 +13,15 @@ _SMALLEST = 512
 
 @dataclass
 class Inference:
-    """A configuration in the making: `config` entries, the `assumptions` among them, and what is `lacking`."""
+    """A configuration in the making: `config` entries, the `assumptions` among them, and what is `lacking`.
+
+    `foreign` is set when the weights are of a relative that shares the family's names but not its architecture.
+    """
 
     config: dict[str, Any] = field(default_factory=dict)
     assumptions: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
+    foreign: bool = False
 
     def assume(self, text: str) -> None:
         """Record a setting that the weights do not prove."""

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 # Buffers older versions of a model stored and newer ones compute: causal masks, position counters, rotary tables.
-_COMPUTED = re.compile(r"(attn|attention)\.(bias|masked_bias)$|rotary_emb\.|position_ids$|embeddings\.token_type_ids$")
+_COMPUTED = re.compile(
+    r"(^|\.)(attn|attention)\.(bias|masked_bias)$|rotary_emb\.|position_ids$|embeddings\.token_type_ids$"
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,143 @@
+"""A transformers model from a configuration and tensors in memory: every weight accounted for, none left random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cohomcli.errors import InputRefused
+from cohomcli.models.files.assign import best_prefix, strip
+from cohomcli.models.folder import ModelFolder, _without_dropped_settings, read_json
+from cohomcli.models.pretrained import choose_class, quiet, read_transformers_config
+from cohomcli.models.wording import first_line, some
+
+_POOLER = "pooler."
+# Buffers that older versions stored and the model computes now: left out unless this model has them.
+_COMPUTED = ("position_ids", "token_type_ids", ".attn.bias", ".attn.masked_bias", ".attention.bias", "masked_bias",
+             "inv_freq")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors on their way into a model; `path` is the file they are from, for errors."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+
+
+def read_config_json(file: Path) -> dict[str, Any]:
+    """A `config.json` the user names, without the settings by which it could make a library fetch or run something.
+
+    Raises:
+        InputRefused: missing, not JSON, or not an object with a `model_type`.
+    """
+    config = read_json(file)
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise InputRefused(f"{str(file)!r} is no model configuration", "give a config.json that has a model_type")
+    kept: dict[str, Any] = _without_dropped_settings(config)
+    return kept
+
+
+def model_type_of(config_class: str) -> str:
+    """The `model_type` of a configuration class named in a pickle ("...GPT2Config" -> "gpt2"), "" when unknown."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    wanted = config_class.rpartition(".")[2]
+    names = sorted(model_type for model_type, name in CONFIG_MAPPING_NAMES.items() if name == wanted)
+    return names[0] if names and config_class.startswith("transformers.") else ""
+
+
+def build_transformers(weights: Weights, config: Mapping[str, Any]) -> nn.Module:
+    """The model `config` describes, with `weights` in float32, in eval mode; its class is what `architectures` names.
+
+    A wrapper prefix on all names is taken off; names of older versions are converted by transformers.
+
+    Raises:
+        InputRefused: an unknown or invalid configuration, or weights that do not fit it.
+    """
+    folder = ModelFolder(weights.path, dict(config), (), True)
+    resolved = read_transformers_config(folder, trust_remote_code=False)
+    wanted = _model_class(resolved)
+    known = _known_names(wanted, resolved)
+    tensors = strip(weights.tensors, best_prefix(weights.tensors, known))
+    tensors = {name: value for name, value in tensors.items() if name in known or not name.endswith(_COMPUTED)}
+    model, report = _load(weights.path, wanted, resolved, tensors)
+    _account_for(weights.path, model, report)
+    finished: nn.Module = model.eval()
+    return finished
+
+
+def _model_class(config: Any) -> Any:
+    """The class `architectures` names when it is a language model, classifier or bare model, else the usual one."""
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    named = (getattr(config, "architectures", None) or [""])[0]
+    classifiers = (
+        auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+        auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    )
+    if any(named in mapping.values() for mapping in classifiers):
+        return getattr(transformers, named)
+    return choose_class(config)[0]
+
+
+def _known_names(wanted: Any, config: Any) -> set[str]:
+    """The names of the model's tensors, with and without the name of its backbone in front."""
+    try:
+        with quiet(), torch.device("meta"):
+            model = wanted.from_config(config) if hasattr(wanted, "from_config") else wanted._from_config(config)
+    except Exception as error:  # configurations can be impossible in ways only the model's code finds
+        raise InputRefused(f"no model can be built from this configuration: {first_line(error)}", "check it") from error
+    names = set(model.state_dict())
+    base = f"{getattr(model, 'base_model_prefix', '')}."
+    return names | {name.removeprefix(base) for name in names}
+
+
+def _load(path: Path, wanted: Any, config: Any, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]:
+    from transformers import GenerationConfig
+
+    try:
+        with quiet():
+            model, report = wanted.from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are reported by name and refused below
+                generation_config=GenerationConfig(),
+            )
+    except MemoryError:
+        raise
+    except Exception as error:  # transformers fails in many ways on weights of another model
+        raise InputRefused(
+            f"the weights of {str(path)!r} cannot be loaded: {first_line(error)}", "check the configuration"
+        ) from error
+    return model, report
+
+
+def _account_for(path: Path, model: Any, report: dict[str, Any]) -> None:
+    """Refuse what does not match; a missing pooler is removed with its random weights, for nothing here uses it."""
+    missing = sorted(report["missing_keys"])
+    if missing and all(_POOLER in key for key in missing):
+        backbone = getattr(model, getattr(model, "base_model_prefix", "") or "", model)
+        backbone.pooler = None
+        missing = []
+    problems = {
+        "missing": missing,
+        "of another shape": sorted(str(key[0]) for key in report["mismatched_keys"]),
+        "left over": sorted(report["unexpected_keys"]),
+    }
+    found = [f"{len(keys)} {word} ({some(keys)})" for word, keys in problems.items() if keys]
+    if found:
+        raise InputRefused(
+            f"the weights of {str(path)!r} do not fit the configuration: {'; '.join(found)}",
+            "give the model's own config.json with --config-json",
+        )
