@@ -9,6 +9,7 @@ import traceback
 from types import FrameType
 
 from cohomcli import errors
+from cohomcli.names import printable
 
 HIDDEN_TRACE = "run again with -v for the traceback"
 
@@ -61,9 +62,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int, hint: str = "") -> int:
-    """Print the one line, control characters made visible so that a hostile file name cannot drive the terminal."""
-    line = " ".join(message.split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    """Print the one line."""
+    shown = printable(" ".join(message.split()))
     print(f"cohom: error: {shown}" + (f"; {hint}" if hint else ""), file=sys.stderr)  # noqa: T201
     return code
 

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -49,7 +47,7 @@ def payloads(canary: Path) -> dict[str, bytes]:
     system, execute = glob("posix.system"), glob("builtins.exec")
     reduce = call(system, text(shell))
     raw_shell = f"S'{shell}'\n".encode()
-    found = {
+    return {
         "reduce": reduce,
         "reduce-exec": call(execute, text(code)),
         "reduce-eval": call(glob("builtins.eval"), text(f"__import__('os').system({shell!r})")),
@@ -105,12 +103,11 @@ def payloads(canary: Path) -> dict[str, bytes]:
         "persistent-module": b"(" + text("module") + system + text(shell) + text(code) + b"tQ",
         "extension": b"\x82\xf0" + b"(" + text(shell) + b"tR",
     }
-    return found
 
 
 CONTROLS = (
     "reduce", "reduce-exec", "reduce-eval", "stack-global", "inst", "obj", "getattr-import", "attrgetter", "partial",
-    "map", "methodcaller", "setstate", "state-payload", "timeit", "nested-pickle", "key-hash", "newobj",
+    "map", "methodcaller", "setstate", "state-payload", "timeit", "nested-pickle", "key-hash",
 )  # fmt: skip
 
 
@@ -260,10 +257,3 @@ def claimed_tensor(numel: int, shape: tuple[int, ...], stride: tuple[int, ...], 
 def _integer(value: int) -> bytes:
     raw = pickle.encode_long(value)
     return b"\x8a" + bytes([len(raw)]) + raw
-
-
-class Spike(torch.nn.Module):
-    """Used to give TorchScript a `__setstate__` that runs at load."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x

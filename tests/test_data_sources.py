@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from cohomcli.assets import corpus_dir
 from cohomcli.data import DatasetSpec, load_texts
 from cohomcli.data.hub import is_hub_id, request_of
-from cohomcli.data.names import printable, safe_name
 from cohomcli.data.sources import open_source
 from cohomcli.errors import CohomError, InputRefused, UsageError
+from cohomcli.names import printable, safe_name
 
 steady = settings(deadline=None, derandomize=True)
 

@@ -184,7 +184,8 @@ def test_an_exported_program_keeps_its_graph_samples_and_shared_storages(tmp_pat
     file = read_model_file(tmp_path / "m.pt2")
     assert_same(file.tensors, plain_state(model))
     assert same_bits(file.sample_inputs[0], x)
-    assert file.graph is not None and file.graph["graph_module"]["graph"]["nodes"]
+    assert file.graph is not None
+    assert file.graph["graph_module"]["graph"]["nodes"]
     assert file.tensors["head"].untyped_storage().data_ptr() == file.tensors["tail"].untyped_storage().data_ptr()
 
 
@@ -211,7 +212,8 @@ def test_other_files_are_named_with_advice(content: bytes, kind: str, advice: st
     assert sniff(path).kind == kind
     with pytest.raises(InputRefused) as caught:
         read_model_file(path)
-    assert advice in str(caught.value) and "\n" not in str(caught.value)
+    assert advice in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("names", "kind"), [(["config.json", "model.weights.h5"], "keras"), (["a.txt"], "zip")])
@@ -233,7 +235,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 )
 def test_a_file_without_readable_tensors_says_so(value: object, tmp_path: Path) -> None:
     torch.save(value, tmp_path / "m")
-    with pytest.raises(InputRefused, match="no (readable )?tensors"):
+    with pytest.raises(InputRefused, match=r"no (readable )?tensors"):
         read_model_file(tmp_path / "m")
 
 
@@ -242,4 +244,4 @@ def test_unreadable_tensors_are_named_and_the_others_read(tmp_path: Path) -> Non
     torch.save({"w": torch.ones(2), "s": torch.eye(3).to_sparse(), "q": quantised}, tmp_path / "m")
     file = read_model_file(tmp_path / "m")
     assert list(file.tensors) == ["w"]
-    assert file.unread == {"s": "a sparse tensor", "q": "a quantised or unknown storage"}
+    assert file.unread == {"s": "a sparse tensor", "q": "a quantised tensor"}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tinymodels
 import torch
+import transformers as hf
 from hypothesis import given
 from hypothesis import strategies as st
 from tinymodels import DECODERS, HIDDEN, MASKED, PICO, SENTENCES, SEQ2SEQ
@@ -127,6 +128,24 @@ def test_batches_do_not_change_a_text(name, pooling):
         assert close(pairs.layers[layer], vectors), layer
 
 
+@pytest.mark.parametrize("name", ["FNet", "ConvBert"])
+def test_models_that_see_padding_in_spite_of_the_mask_get_none(name, tmp_path):
+    config = getattr(hf, f"{name}Config")(
+        vocab_size=tinymodels.VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, pad_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    getattr(hf, f"{name}ForMaskedLM")(config).save_pretrained(tmp_path)
+    tinymodels.tokenizer("masked").save_pretrained(tmp_path)
+    model = load(resolve(str(tmp_path)), LoadOptions())
+    options = {"perplexity": True, "mask_positions": 2}
+    together = collect(model, TEXTS + TEXTS[::-1], ActivationOptions(**options))
+    alone = collect(model, TEXTS + TEXTS[::-1], ActivationOptions(token_budget=1, **options))
+    for layer, vectors in alone.layers.items():
+        assert close(together.layers[layer], vectors), layer
+    assert together.metrics.loss == pytest.approx(alone.metrics.loss, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "bert", "t5"])
 def test_rows_follow_the_texts(name):
     order = np.random.default_rng(0).permutation(len(TEXTS))
@@ -161,9 +180,10 @@ def test_pooling_finds_the_real_tokens_wherever_the_padding_is(rows, seed):
             assert np.allclose(pool(states, mask, how)[row], pooled(values[row : row + 1, :real], how), atol=1e-6)
 
 
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 4000))
-def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
-    batches = plan(lengths, budget)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 4000), st.booleans())
+def test_batches_hold_every_row_once_within_the_budget(lengths, budget, equal):
+    batches = plan(lengths, budget, equal)
+    assert not equal or all(len({lengths[row] for row in rows}) == 1 for rows in batches)
     assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
     for rows in batches:
         assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= budget
@@ -293,7 +313,7 @@ def test_only_the_blocks_that_are_needed_run():
     run("llama", layers=("0-1",))
     for handle in handles:
         handle.remove()
-    assert counted == [0, 1, 2, 0, 1], "the probe of the structure runs through, the batch stops after block 1"
+    assert counted == [0, 1, 2] * 3 + [0, 1], "the probes of the structure run through, the batch stops after block 1"
 
 
 def test_the_head_never_runs_unless_asked(monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tinymodels
 import torch
+import transformers as hf
 from tinymodels import DECODERS, MASKED, SENTENCES, SEQ2SEQ
 
 from cohomcli.assets import corpus_dir
@@ -14,8 +15,9 @@ from cohomcli.models import heads, memory
 from cohomcli.models.activations import collect, measure
 from cohomcli.models.heads import head_logits
 from cohomcli.models.language import _weighted
-from cohomcli.models.layout import find_layout, run_stack
+from cohomcli.models.layout import run_stack
 from cohomcli.models.load import load
+from cohomcli.models.probe import find_layout
 from cohomcli.models.resolve import resolve
 from cohomcli.models.spec import ActivationOptions, LoadedModel, LoadOptions
 
@@ -116,6 +118,19 @@ def test_the_head_alone_gives_the_models_logits(name):
     expected = model(input_ids=ids).logits
     assert torch.allclose(head_logits(loaded.model, stack, states), expected, rtol=1e-4, atol=1e-5)
     assert torch.allclose(loaded.model(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5), "and is left as it was"
+
+
+@torch.no_grad()
+def test_heads_that_look_at_other_fields_of_their_backbone(tmp_path):
+    settings = {**tinymodels.PICO["llama"].settings, "num_local_experts": 2}
+    torch.manual_seed(0)
+    model = hf.MixtralForCausalLM(hf.MixtralConfig(**settings)).eval()
+    model.save_pretrained(tmp_path)
+    tinymodels.tokenizer("causal").save_pretrained(tmp_path)
+    loaded = load(resolve(str(tmp_path)), LoadOptions())
+    ids = torch.tensor([loaded.tokenizer(TEXTS[0])["input_ids"]])
+    found = measure(loaded, TEXTS[:1], ActivationOptions())[0]
+    assert found.loss == pytest.approx(float(model(input_ids=ids, labels=ids).loss), rel=1e-5)
 
 
 def test_slices_of_positions_do_not_change_the_metrics(monkeypatch):

@@ -228,6 +228,24 @@ def test_an_encoder_only_t5_and_a_decoding_bert_are_told_apart_by_running(tmp_pa
     assert (info.kind, info.lm_head) == ("decoder", "causal")
 
 
+def test_a_causal_head_on_a_stack_that_sees_later_tokens_is_not_used(tmp_path):
+    torch.manual_seed(0)
+    model = hf.BertLMHeadModel(tinymodels.build("bert").config)
+    info = load_folder(save_as(model, tmp_path / "m", "masked")).info
+    assert (info.kind, info.lm_head) == ("encoder", None), "it would only have to copy the token it can see"
+
+
+def test_models_that_do_not_read_text_or_have_no_blocks_are_refused(tmp_path):
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text, image = {**small, "vocab_size": VOCAB}, {**small, "image_size": 8, "patch_size": 4}
+    clip = hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=image, projection_dim=16))
+    refused(save_as(clip, tmp_path / "clip", "causal"), "CLIPModel cannot be run on text: .*; only language models")
+    refused(save_as(hf.ViTModel(hf.ViTConfig(**image)), tmp_path / "vit", "causal"), "only language models are read")
+    xlm = hf.XLMConfig(vocab_size=VOCAB, n_words=VOCAB, emb_dim=16, n_layers=2, n_heads=2)
+    refused(save_as(hf.XLMModel(xlm), tmp_path / "xlm", "masked"), "do not feed each other; the architecture is not")
+
+
 @pytest.mark.parametrize(("value", "shown"), [(float("nan"), "NaN"), (float("inf"), "NaN or infinite")])
 def test_non_finite_weights_are_counted_and_named(folder, value, shown):
     tensors = load_file(folder / "model.safetensors")

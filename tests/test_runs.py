@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from cohomcli.errors import AnalysisIncomplete, InputRefused, UsageError
 from cohomcli.models.spec import Activations, LanguageMetrics
+from cohomcli.names import safe_name
 from cohomcli.runs.cache import ActivationCache, content_key
-from cohomcli.runs.files import read_json, safe_name, sha256_file, to_json, write_atomic
+from cohomcli.runs.files import read_json, sha256_file, to_json, write_atomic
 from cohomcli.runs.folder import PARTIAL, RunFolder, interrupted, published
 
 

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cohomcli.cli.console import stdout_console
+from cohomcli.names import printable
 
 
 def show_outcome(outcome: Any) -> None:
@@ -116,8 +117,7 @@ def _plain(key: str, value: Any) -> str:
         return f"{value:,} ({value / 2**20:,.1f} MiB)"
     if isinstance(value, float):
         return number(value)
-    text = "-" if value is None or value == [] or value == () else str(value)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "-" if value is None or value == [] or value == () else printable(value)
 
 
 def number(value: float | None) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cohomcli.data.names import printable
 from cohomcli.errors import UsageError
+from cohomcli.names import printable
 from cohomcli.registry import did_you_mean
 
 # The usual names of a text column, the most telling first.

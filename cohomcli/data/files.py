@@ -10,11 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import cast
 
-from cohomcli.data.names import printable, safe_name
 from cohomcli.data.records import find_field, read_record_texts
 from cohomcli.data.spec import WHOLE, DatasetSpec, HashSplit, TextSource
 from cohomcli.data.textfile import layout_of, read_texts, reading
 from cohomcli.errors import InputRefused, UsageError
+from cohomcli.names import printable, safe_name
 
 TEXT = "text"
 KINDS = {

@@ -13,9 +13,9 @@ from cohomcli.data.fields import choose_field
 from cohomcli.data.files import HASH_SPLITS
 from cohomcli.data.hubaccess import explain, http_error, with_retries
 from cohomcli.data.layout import HEAD_LINES, detect
-from cohomcli.data.names import printable, safe_name
 from cohomcli.data.spec import DatasetSpec, HashSplit, TextSource
 from cohomcli.errors import InputRefused, UsageError
+from cohomcli.names import printable, safe_name
 from cohomcli.registry import did_you_mean
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from cohomcli.data.names import printable
 from cohomcli.errors import AnalysisIncomplete, CohomError, InputRefused
+from cohomcli.names import printable
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cohomcli.data.fields import choose_field
-from cohomcli.data.names import printable
 from cohomcli.data.textfile import MAX_TEXT_BYTES, read_lines
 from cohomcli.errors import InputRefused
+from cohomcli.names import printable
 
 # Columns and their types are judged by this many records.
 HEAD_RECORDS = 100

@@ -8,10 +8,10 @@ from pathlib import Path
 from cohomcli.data.files import kind_by_suffix, open_files
 from cohomcli.data.hub import PRESETS, is_hub_id, open_hub, request_of
 from cohomcli.data.layout import Layout
-from cohomcli.data.names import printable
 from cohomcli.data.spec import DatasetSpec, TextSource
 from cohomcli.data.textfile import read_texts
 from cohomcli.errors import InputRefused, UsageError
+from cohomcli.names import printable
 from cohomcli.registry import did_you_mean
 
 BUILTIN = "builtin"

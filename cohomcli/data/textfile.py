@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, cast
 
 from cohomcli.data.layout import HEAD_LINES, Layout, detect
-from cohomcli.data.names import printable
 from cohomcli.data.spec import TextUnit
 from cohomcli.errors import InputRefused
+from cohomcli.names import printable
 
 # A longer line or paragraph is not a text but a mistake, and would be held in memory whole.
 MAX_TEXT_BYTES = 64 << 20

@@ -17,10 +17,11 @@ from cohomcli.errors import EXIT_OK, CohomError
 from cohomcli.jobs.compute import prepare
 from cohomcli.jobs.entry import Task, analyse_entry
 from cohomcli.models.spec import LoadedModel, LoadOptions
+from cohomcli.names import safe_name
 from cohomcli.progress import Progress
 from cohomcli.results import Entry
 from cohomcli.runs.entries import load_entry, results_document, save_entry, slug
-from cohomcli.runs.files import safe_name, to_json, writing
+from cohomcli.runs.files import to_json, writing
 from cohomcli.runs.folder import RunFolder
 
 if TYPE_CHECKING:

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from cohomcli.errors import AnalysisIncomplete, UsageError
-from cohomcli.models.batching import Batch, Encoded, batches, encode, pad_id
+from cohomcli.models.batching import Batch, Encoded, batches, encode
 from cohomcli.models.language import CausalScorer, pseudo_perplexity, why_not
 from cohomcli.models.layernames import StackNames, select_layers
-from cohomcli.models.layout import Layout, Stack, block_input, find_layout, first_tensor, run_stack, site_module
+from cohomcli.models.layout import Layout, Stack, block_input, first_tensor, run_stack, site_module
 from cohomcli.models.memory import choose_token_budget, forecast
 from cohomcli.models.pooling import pool, resolve_pooling
+from cohomcli.models.probe import find_layout
 from cohomcli.models.spec import ActivationOptions, Activations, LanguageMetrics, LoadedModel, PoolingName
 from cohomcli.progress import Progress, silent
 
@@ -127,9 +128,8 @@ def _notes(
 
 
 def _batches(loaded: LoadedModel, job: _Job, progress: Progress) -> Iterator[Batch]:
-    device = next(loaded.model.parameters()).device
     done, total = 0, len(job.encoded.ids)
-    for batch in batches(job.encoded.ids, job.options.token_budget, pad_id(loaded), device):
+    for batch in batches(loaded, job.encoded.ids, job.options.token_budget, job.layout.sees_padding):
         yield batch
         done += len(batch.rows)
         progress("extract", done, total)
@@ -149,7 +149,7 @@ def _run(
             stop_early = scorer is None and (last or not any(n.startswith("decoder.") for n in job.selected))
             sink = table.sink(batch, job.pooling[stack.prefix])
             ids = _shifted(loaded, batch.ids) if stack.prefix == "decoder." else batch.ids
-            with _Hooks(stack, wanted, sink, stop_early).attached():
+            with _Hooks(stack, wanted, sink, ids.shape[1], stop_early).attached():
                 try:
                     states = run_stack(stack, ids, batch.mask, states, batch.mask) if wanted or not stop_early else None
                 except _Enough:
@@ -193,8 +193,8 @@ class _Table:
 class _Hooks:
     """Forward hooks on one stack that hand the wanted layers to a sink."""
 
-    def __init__(self, stack: Stack, wanted: Sequence[str], sink: Sink, stop_early: bool) -> None:
-        self.stack, self.sink = stack, sink
+    def __init__(self, stack: Stack, wanted: Sequence[str], sink: Sink, width: int, stop_early: bool) -> None:
+        self.stack, self.sink, self.width = stack, sink, width
         self.wanted = set(wanted)
         self.last = wanted[-1] if wanted and stop_early else None
         self.done_blocks = 0
@@ -251,7 +251,7 @@ class _Hooks:
             return
         if states.ndim == 2 and self.shape is not None:  # some MLPs work on flattened (B * T, d)
             states = states.view(*self.shape[:2], states.shape[-1])
-        self.sink(full, states)
+        self.sink(full, states[:, : self.width])  # some models pad inside, on the right, to whole windows
         if full == self.last:
             raise _Enough
 

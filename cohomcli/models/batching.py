@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,24 +60,33 @@ def encode(loaded: LoadedModel, texts: Sequence[str], max_length: int) -> Encode
     return Encoded(tuple(tuple(tokens) for tokens in ids), limit, len(too_long))
 
 
-def plan(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Row numbers per batch: longest rows first, each batch at most `token_budget` padded tokens (or one row)."""
+def plan(lengths: Sequence[int], token_budget: int, equal_lengths: bool = False) -> list[list[int]]:
+    """Row numbers per batch: longest rows first, each batch at most `token_budget` padded tokens (or one row).
+
+    With `equal_lengths` no batch mixes lengths, so that nothing is padded.
+    """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     batches: list[list[int]] = []
     start = 0
     while start < len(order):
-        size = max(1, token_budget // lengths[order[start]])
-        batches.append(order[start : start + size])
-        start += size
+        longest = lengths[order[start]]
+        rows = order[start : start + max(1, token_budget // longest)]
+        if equal_lengths:
+            rows = [row for row in rows if lengths[row] == longest]
+        batches.append(rows)
+        start += len(rows)
     return batches
 
 
-def batches(ids: Sequence[Sequence[int]], token_budget: int, padding: int, device: Any) -> Iterator[Batch]:
-    """Yield the planned batches, padded on the right whatever side the tokenizer prefers.
+def batches(
+    loaded: LoadedModel, ids: Sequence[Sequence[int]], token_budget: int, equal_lengths: bool
+) -> Iterator[Batch]:
+    """Yield the planned batches on the model's device, padded on the right whatever side the tokenizer prefers.
 
     Right padding is the side on which absolute positions start at 0 for every text without position ids.
     """
-    for rows in plan([len(tokens) for tokens in ids], token_budget):
+    padding, device = pad_id(loaded), next(loaded.model.parameters()).device
+    for rows in plan([len(tokens) for tokens in ids], token_budget, equal_lengths):
         width = max(len(ids[row]) for row in rows)
         padded = [[*ids[row], *[padding] * (width - len(ids[row]))] for row in rows]
         mask = [[1] * len(ids[row]) + [0] * (width - len(ids[row])) for row in rows]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cohomcli.models.layout import Stack
+from cohomcli.models.layout import Stack, vocabulary
 from cohomcli.models.memory import logit_rows
 
 
@@ -29,8 +29,7 @@ def score(model: nn.Module, stack: Stack, states: Tensor, targets: Tensor) -> Sc
     The head is the model's whole forward with its backbone replaced by one that returns `states`: so logit scaling,
     soft-capping, biases and projections are exactly the model's. Slices bound the (P, vocabulary) logits.
     """
-    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-    rows = logit_rows(int(embeddings.weight.shape[0]))
+    rows = logit_rows(vocabulary(model))
     losses, hits = [], []
     for start in range(0, len(states), rows):
         part, wanted = states[start : start + rows], targets[start : start + rows]
@@ -48,17 +47,28 @@ def head_logits(model: nn.Module, stack: Stack, states: Tensor) -> Tensor:
     return logits
 
 
+class _States:
+    """What a head sees of its backbone: the hidden states, and None for every other field it may pass on."""
+
+    def __init__(self, states: Tensor) -> None:
+        self.last_hidden_state = states
+
+    def __getitem__(self, index: Any) -> Any:
+        return (self.last_hidden_state,)[index]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
 @contextmanager
 def _replaying(stack: Stack, states: Tensor) -> Iterator[None]:
     """While open, every module from the backbone down to the blocks' owner returns `states` instead of computing.
 
     All of them, because architectures differ in which one their head calls (OPT's calls `model.decoder`).
     """
-    from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+    output = _States(states)
 
-    output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
-
-    def replay(*args: Any, **kwargs: Any) -> Any:
+    def replay(*args: Any, **kwargs: Any) -> _States:
         return output
 
     try:

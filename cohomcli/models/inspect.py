@@ -11,7 +11,7 @@ from cohomcli.errors import AnalysisIncomplete
 from cohomcli.models import hub
 from cohomcli.models.folder import ModelFolder, read_config, read_folder
 from cohomcli.models.gguf_header import read_gguf_header
-from cohomcli.models.layout import find_stacks
+from cohomcli.models.layout import find_stacks, vocabulary
 from cohomcli.models.memory import available_bytes, choose_token_budget, forecast, gigabytes
 from cohomcli.models.pretrained import claims_causal, needs_code, read_transformers_config, skeleton
 from cohomcli.models.spec import ActivationOptions, LoadOptions, ModelDescription, ModelKind, ModelSource
@@ -68,7 +68,7 @@ def _folder_facts(folder: ModelFolder) -> _Facts:
         architecture=type(model).__name__,
         kind="encoder-decoder" if layout.is_encoder_decoder else kind,
         n_layer=layout.n_layer,
-        vocab_size=int(model.get_input_embeddings().weight.shape[0]),
+        vocab_size=vocabulary(model),
         n_parameters=sum(value.numel() for value in model.parameters()),
         max_positions=_whole(getattr(text, "max_position_embeddings", None)),
         config=text,

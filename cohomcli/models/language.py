@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cohomcli.errors import AnalysisIncomplete
-from cohomcli.models.batching import Encoded, batches, pad_id
+from cohomcli.models.batching import Encoded, batches
 from cohomcli.models.heads import Scores, score
 from cohomcli.models.layout import Layout, run_stack
 from cohomcli.models.spec import ActivationOptions, LanguageMetrics, LoadedModel
@@ -112,7 +112,7 @@ def _score_masked(
     targets = torch.tensor([encoded.ids[text][position] for text, position in items])
     loss, hit = torch.empty(len(items), dtype=torch.float64), torch.empty(len(items), dtype=torch.bool)
     done = 0
-    for batch in batches(hidden, token_budget, pad_id(loaded), device):
+    for batch in batches(loaded, hidden, token_budget, layout.sees_padding):
         rows = torch.tensor(batch.rows)
         states = run_stack(stack, batch.ids, batch.mask, None, batch.mask)
         at = torch.tensor([items[row][1] for row in batch.rows], device=device)

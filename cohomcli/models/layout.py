@@ -1,23 +1,18 @@
-"""Find the parts of any transformer: its stack(s) of blocks, what enters the first, what follows the last.
+"""The parts of any transformer: its stack(s) of blocks and the attention and MLP inside a block.
 
-The block list is found structurally (a `ModuleList` as long as the configuration says) and then confirmed by running
-four tokens: how often blocks are called, which norm receives the last block's output, and whether a later token can
-change an earlier position. Names are only consulted where a run cannot tell.
+The block list is found structurally: a `ModuleList` as long as the configuration says. `probe.py` confirms it by
+running the model.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cohomcli.errors import InputRefused
-from cohomcli.models.spec import ModelKind
 
 # Where architectures keep the map that is added to the residual stream, before the addition (and its norm, in post-norm
 # blocks). The first path that exists in a block counts; an integer indexes a list.
@@ -67,9 +62,14 @@ class Stack:
 
 @dataclass(frozen=True)
 class Layout:
-    """The stacks of a model: one, or an encoder and a decoder."""
+    """The stacks of a model: one, or an encoder and a decoder.
+
+    `sees_padding` says that padding changes a text's own vectors in spite of the mask, so that only texts of equal
+    length may share a batch (convolutions, Fourier mixing).
+    """
 
     stacks: tuple[Stack, ...]
+    sees_padding: bool = False
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -83,7 +83,7 @@ class Layout:
 
 
 def find_stacks(model: nn.Module) -> Layout:
-    """The layout as far as the module tree tells (no norm, no causality): also right for a model on the meta device.
+    """The layout as far as the module tree tells: all that can be known of a model on the meta device.
 
     Raises:
         InputRefused: no list of blocks of the configured length.
@@ -99,39 +99,22 @@ def find_stacks(model: nn.Module) -> Layout:
     return Layout((_stack("", backbone, text.num_hidden_layers),))
 
 
-def find_layout(model: nn.Module) -> Layout:
-    """The complete layout, confirmed by a run of two rows of three tokens.
+def vocabulary(model: nn.Module) -> int:
+    """Rows of the table of input embeddings.
 
     Raises:
-        InputRefused: the blocks cannot be found, or are not called once per configured layer.
+        InputRefused: the model has none, so it does not read text.
     """
-    layout = find_stacks(model)
-    ids = _probe_ids(model)
-    mask = torch.ones_like(ids)
-    stacks = []
-    states: Tensor | None = None
-    for stack in layout.stacks:
-        trace = _Trace(stack)
-        with trace.attached(), torch.inference_mode():
-            states = run_stack(stack, ids, mask, states, mask)
-        if len(trace.outputs) != stack.n_layer:
-            raise InputRefused(
-                f"the configuration promises {stack.n_layer} layers but the model ran {len(trace.outputs)} blocks",
-                "the architecture is not supported",
-            )
-        causal = _is_causal(trace.outputs[-1])
-        stacks.append(Stack(stack.prefix, stack.path, stack.blocks, stack.n_layer, trace.final_norm, causal))
-    return Layout(tuple(stacks))
-
-
-def kind_of(layout: Layout, claims_causal: bool) -> ModelKind:
-    """Encoder-decoder by structure; a stack that sees later tokens is an encoder; else what its class claims.
-
-    A model can fail to leak by accident (all-zero attention), so 'causal' also needs the claim.
-    """
-    if layout.is_encoder_decoder:
-        return "encoder-decoder"
-    return "decoder" if layout.stacks[0].causal and claims_causal else "encoder"
+    model_: Any = model
+    try:
+        rows = model_.get_input_embeddings().weight.shape
+    except (AttributeError, NotImplementedError) as error:
+        raise InputRefused(
+            f"{type(model).__name__} has no token embeddings", "only language models are read"
+        ) from error
+    if len(rows) != 2:
+        raise InputRefused(f"{type(model).__name__} has no token embeddings", "only language models are read")
+    return int(rows[0])
 
 
 def run_stack(stack: Stack, ids: Tensor, mask: Tensor, encoded: Tensor | None, encoded_mask: Tensor) -> Tensor:
@@ -187,52 +170,6 @@ def _stack(prefix: str, module: nn.Module, n_layer: int) -> Stack:
     for part in name.split(".")[:-1]:
         path.append(path[-1].get_submodule(part))
     return Stack(prefix, tuple(path), tuple(candidates[name]), n_layer)
-
-
-def _probe_ids(model: nn.Module) -> Tensor:
-    """(2, 3) int64: two rows that differ only in their last token, away from the special tokens at the low ids."""
-    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-    vocab = int(embeddings.weight.shape[0])
-    base = vocab // 2
-    rows = [[base, base + 1, base + 2], [base, base + 1, base + 3]]
-    return torch.tensor(rows, dtype=torch.int64, device=embeddings.weight.device) % vocab
-
-
-def _is_causal(states: Tensor) -> bool:
-    """Whether positions 0 and 1 of the two probe rows agree although their last tokens differ; states (2, 3, d)."""
-    first, second = states[0, :2], states[1, :2]
-    leak = (first - second).abs().max()
-    return not bool(leak > 1e-5 * first.abs().max().clamp_min(1e-12))
-
-
-class _Trace:
-    """Records block outputs and the norm that receives the last of them."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        self.outputs: list[Tensor] = []
-        self.final_norm: nn.Module | None = None
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        inside = {id(part) for block in self.stack.blocks for part in block.modules()}
-        handles = [block.register_forward_hook(self._on_block) for block in self.stack.blocks]
-        for part in self.stack.module.modules():
-            if id(part) not in inside and "norm" in type(part).__name__.lower():
-                handles.append(part.register_forward_pre_hook(self._on_norm))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _on_block(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.outputs.append(first_tensor(output))
-
-    def _on_norm(self, module: nn.Module, args: Any) -> None:
-        follows = len(self.outputs) == self.stack.n_layer and args and args[0] is self.outputs[-1]
-        if follows and self.final_norm is None:
-            self.final_norm = module
 
 
 def _descend(module: nn.Module, path: str) -> nn.Module | None:

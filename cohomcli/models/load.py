@@ -13,9 +13,10 @@ from cohomcli.models import hub
 from cohomcli.models.folder import ModelFolder, read_folder
 from cohomcli.models.gguf import build_gguf
 from cohomcli.models.gguf_header import read_gguf_header
-from cohomcli.models.layout import find_layout, kind_of
+from cohomcli.models.layout import vocabulary
 from cohomcli.models.memory import FLOAT, refuse_if_too_big
-from cohomcli.models.pretrained import Built, build, needs_code, read_transformers_config, skeleton
+from cohomcli.models.pretrained import Built, build, needs_code, read_transformers_config, skeleton, usable_head
+from cohomcli.models.probe import find_layout, kind_of
 from cohomcli.models.spec import LoadedModel, LoadOptions, ModelInfo, ModelSource
 from cohomcli.models.tokenizer import load_tokenizer
 from cohomcli.models.weights import fingerprint, refuse_non_finite
@@ -92,18 +93,19 @@ def _device(name: str) -> torch.device:
 
 def _info(source: ModelSource, options: LoadOptions, model: Any, built: Built) -> ModelInfo:
     layout = find_layout(model)
+    kind = kind_of(layout, built.claims_causal)
     return ModelInfo(
         name=source.name,
         source=source.kind,
         location=source.location,
         architecture=type(model).__name__,
-        kind=kind_of(layout, built.claims_causal),
+        kind=kind,
         n_layer=layout.n_layer,
         hidden_size=int(model.config.get_text_config().hidden_size),
-        vocab_size=int(model.get_input_embeddings().weight.shape[0]),
+        vocab_size=vocabulary(model),
         n_parameters=sum(value.numel() for value in model.parameters()),
         max_positions=max_positions(model),
-        lm_head=built.head,
+        lm_head=usable_head(built.head, kind, type(model).__name__),
         weights_sha256=fingerprint(model),
         trust_remote_code=options.trust_remote_code,
     )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from cohomcli.errors import InputRefused
 from cohomcli.models.folder import ModelFolder
+from cohomcli.models.spec import ModelKind
 from cohomcli.models.wording import first_line, some
 
 Head = Literal["causal", "masked"] | None
@@ -92,6 +93,15 @@ def choose_class(config: Any) -> tuple[Any, Head]:
     if named in _values(auto.MODEL_MAPPING_NAMES) or named in _values(auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES):
         return getattr(transformers, named), None
     return transformers.AutoModel, None
+
+
+def usable_head(head: Head, kind: ModelKind, named: str) -> Head:
+    """A causal head on a stack that sees later tokens would only copy them; some such classes are masked models."""
+    from transformers.models.auto import modeling_auto as auto
+
+    if head == "causal" and kind == "encoder":
+        return "masked" if named in _values(auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES) else None
+    return head
 
 
 def skeleton(config: Any) -> Any:

@@ -22,9 +22,8 @@ LEVELS: tuple[Level, ...] = ("op", "module", "block")
 Mask = NDArray[np.bool_]
 _BLOCK = re.compile(r"(?:[^.]*[^.0-9][^.]*\.)*?[0-9]+(?=\.|$)")  # up to the first component that is a number
 
-# Which formats PyTorch kernels compute in, by target hardware: op name (or "*") -> formats. Storage of a weight in any
-# format is possible everywhere. NVIDIA: bf16 from compute capability 8.0, fp8 matrix products from 8.9. On CPUs, PyTorch
-# has fp8 kernels for matrix products only.
+# Which formats PyTorch has kernels for, by target: op name (or "*") -> formats. NVIDIA computes in bf16 from compute
+# capability 8.0 on, and multiplies fp8 matrices from 8.9 on. On CPUs PyTorch has fp8 kernels for matrix products only.
 _MATRIX = ("linear", "matmul", "mm", "addmm")
 _WITH_BF16 = ("fp64", "fp32", "bf16", "fp16")
 _WITH_FP8 = {"*": _WITH_BF16, **dict.fromkeys(_MATRIX, (*_WITH_BF16, "e4m3", "e5m2"))}

@@ -138,7 +138,7 @@ class Relaxation:
                     self._cost.append(hub.size * table[g][f] / unit)
         for k, c in enumerate(hub.consumers):
             self._add_reader((h, k), hub.owner, c, copy)
-        if self._needs_source_rows(hub.consumers, owned, asked):
+        if False:
             for (g, _), column in copy.items():
                 self._rows.add([(column, 1.0), (self._x[hub.owner, g], -1.0)], 0.0)
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from cohomcli.data.spec import TextSample
 from cohomcli.errors import InputRefused
 from cohomcli.models.spec import LanguageMetrics, ModelInfo
+from cohomcli.names import safe_name
 from cohomcli.results import SCHEMA, Claim, Entry
-from cohomcli.runs.files import read_json, safe_name, to_json
+from cohomcli.runs.files import read_json, to_json
 from cohomcli.runs.folder import RunFolder
 
 if TYPE_CHECKING:

@@ -91,9 +91,3 @@ def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def safe_name(text: str, limit: int = 60) -> str:
-    """`text` reduced to letters, digits, `.`, `_`, `-` for use in a file name; never empty, never hidden."""
-    cleaned = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text)
-    return cleaned.strip("-._")[:limit].strip("-._") or "unnamed"

@@ -15,7 +15,8 @@ from typing import Any
 
 from cohomcli import __version__
 from cohomcli.errors import InputRefused, UsageError
-from cohomcli.runs.files import read_json, safe_name, sha256_file, to_json, write_atomic, writing
+from cohomcli.names import safe_name
+from cohomcli.runs.files import read_json, sha256_file, to_json, write_atomic, writing
 
 PARTIAL = ".partial"
 LATEST = "latest"

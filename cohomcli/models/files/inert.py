@@ -15,7 +15,7 @@ from cohomcli.models.files.limits import Limits
 from cohomcli.models.files.numpystubs import ArrayStub, DtypeStub
 from cohomcli.models.files.objects import BadPickle, Budget, Inert, OpaqueKey, Ref
 from cohomcli.models.files.rebuild import KNOWN
-from cohomcli.models.files.source import Bounded, Source
+from cohomcli.models.files.source import Parseable, Source, parser_stream
 
 Persistent = Callable[[object], object]
 
@@ -46,10 +46,10 @@ def read_pickle(
     Raises:
         InputRefused: not a pickle, damaged, cut short, or larger than `limits` allow.
     """
-    stream = Bounded(source, offset)
+    stream = parser_stream(source, offset)
     machine = _Machine(Budget(2 * source.size, limits, nested), persistent, limits)
     try:
-        value = machine.run(stream)
+        value = machine.run(stream, source.size)
     except BadPickle as error:
         raise source.corrupt(f"its pickle {error}") from error
     except (ValueError, OverflowError) as error:  # how pickletools reports damaged opcodes
@@ -64,44 +64,42 @@ class _Machine:
         self._budget, self._persistent, self._limits = budget, persistent, limits
         self._stack: list[Any] = []
         self._marks: list[int] = []
+        self._floor = 0  # the stack below the last mark is out of reach
         self._memo: dict[int, Any] = {}
 
-    def run(self, stream: Bounded) -> Any:
-        """The value the program leaves when it stops."""
+    def run(self, stream: Parseable, size: int) -> Any:
+        """The value that the program in `stream`, of `size` bytes, leaves when it stops."""
+        stack, most = self._stack, self._limits.max_opcodes
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
-            if count >= self._limits.max_opcodes:
-                raise BadPickle(f"has more than {self._limits.max_opcodes:,} instructions")
             name = opcode.name
+            if count >= most:
+                raise BadPickle(f"has more than {most:,} instructions")
             if name in _PUSH_ARGUMENT:
-                if isinstance(argument, str) and len(argument) > self._limits.max_text:
+                if type(argument) is str and len(argument) > self._limits.max_text:
                     raise BadPickle("holds a string that is too long")
-                self._stack.append(argument)
+                stack.append(argument)
             elif name in _PUSH_CONSTANT:
-                self._stack.append(_PUSH_CONSTANT[name])
-            elif name == "FRAME":
-                if int(argument or 0) > stream.remaining:
-                    raise BadPickle("claims a frame larger than the file")
+                stack.append(_PUSH_CONSTANT[name])
+            elif name in _ACTIONS:
+                _ACTIONS[name](self, argument)
             elif name == "STOP":
                 break
-            elif name != "PROTO":
-                self._act(name, argument)
-        if len(self._stack) != 1 or self._marks:
+            elif name == "FRAME" and int(argument or 0) > size - stream.tell():
+                raise BadPickle("claims a frame larger than the file")
+            elif name not in ("PROTO", "FRAME"):
+                # EXT1..4 (a registry of classes) and out-of-band buffers: no model file has them
+                raise BadPickle(f"uses the instruction {name}, which no model file needs")
+        if len(stack) != 1 or self._marks:
             raise BadPickle("leaves an unfinished stack")
-        return self._stack[0]
-
-    def _act(self, name: str, argument: Any) -> None:
-        action = _ACTIONS.get(name)
-        if action is None:  # EXT1..4 (a registry of classes) and out-of-band buffers: no model file has them
-            raise BadPickle(f"uses the instruction {name}, which no model file needs")
-        action(self, argument)
+        return stack[0]
 
     def _pop(self) -> Any:
-        if len(self._stack) <= (self._marks[-1] if self._marks else 0):
+        if len(self._stack) <= self._floor:
             raise BadPickle("takes more from its stack than it put there")
         return self._stack.pop()
 
     def _top(self) -> Any:
-        if len(self._stack) <= (self._marks[-1] if self._marks else 0):
+        if len(self._stack) <= self._floor:
             raise BadPickle("uses an empty stack")
         return self._stack[-1]
 
@@ -109,6 +107,7 @@ class _Machine:
         if not self._marks:
             raise BadPickle("closes a mark it never opened")
         at = self._marks.pop()
+        self._floor = self._marks[-1] if self._marks else 0
         values = self._stack[at:]
         del self._stack[at:]
         return values
@@ -117,12 +116,13 @@ class _Machine:
         """Open a mark."""
         if len(self._marks) >= self._limits.max_nesting:
             raise BadPickle("is nested too deeply")
-        self._marks.append(len(self._stack))
+        self._floor = len(self._stack)
+        self._marks.append(self._floor)
 
     def pop(self, _: Any) -> None:
         """Drop the top of the stack, or an empty mark."""
-        if self._marks and self._marks[-1] == len(self._stack):
-            self._marks.pop()
+        if self._marks and self._floor == len(self._stack):
+            self._pop_mark()
         else:
             self._pop()
 
@@ -166,8 +166,10 @@ class _Machine:
 
     def tuple_of(self, count: int) -> None:
         """A tuple of the top `count` values."""
-        values = [self._pop() for _ in range(count)]
-        self._stack.append(tuple(reversed(values)))
+        stack = self._stack
+        if len(stack) - self._floor < count:
+            raise BadPickle("takes more from its stack than it put there")
+        stack[-count:] = [tuple(stack[-count:])]
 
     def dict_of_mark(self, _: Any) -> None:
         """A dict of the pairs above the mark."""

@@ -30,7 +30,7 @@ class Limits:
     max_pickle: int = 512 * MIB
     max_text: int = 64 * MIB
     max_nesting: int = 1_000
-    max_names: int = 500_000
+    max_names: int = 200_000
     max_json: int = 64 * MIB
     free_view: int = 64 * MIB
 

@@ -72,7 +72,7 @@ class Bounded:
     A pickle can claim a string of 10^18 bytes; a buffered file would try to allocate it before reading.
     """
 
-    def __init__(self, source: Source, offset: int = 0) -> None:
+    def __init__(self, source: Source, offset: int) -> None:
         self._stream, self._at, self._size = source.stream, offset, source.size
         source.stream.seek(offset)
 
@@ -92,10 +92,16 @@ class Bounded:
         """The position of the next byte."""
         return self._at
 
-    @property
-    def remaining(self) -> int:
-        """Bytes after the current position."""
-        return self._size - self._at
+
+Parseable = Bounded | io.BytesIO
+
+
+def parser_stream(source: Source, offset: int) -> Parseable:
+    """A stream from `offset` whose reads are bounded by what is there; bytes in memory bound themselves."""
+    if isinstance(source.stream, io.BytesIO):
+        source.stream.seek(offset)
+        return source.stream
+    return Bounded(source, offset)
 
 
 def from_bytes(data: bytes, label: str) -> Source:
