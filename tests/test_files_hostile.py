@@ -267,7 +267,7 @@ def bombs() -> dict[str, bytes]:
     weight = hostile.claimed_tensor(3, (3,), (1,))
     nested = b"".join([b"(" for _ in range(100_000)])
     doubling = b"(K\x01t" + b"2\x86" * 60
-    laughs = b"K\x01" + b"".join(b"q\x00h\x00h\x00h\x00\x87" for _ in range(200))
+    laughs = b"K\x01" + b"q\x000h\x00h\x00h\x00\x87" * 200
     shared = hostile.text("a" * 100_000) + b"q\x00" + b"0" + b"](" + b"h\x00" * 10
     encode = hostile.call(hostile.glob("_codecs.encode"), b"h\x00", hostile.text("latin1"))
     deep_lists = b"](" * 900 + b"e" * 900
@@ -366,10 +366,8 @@ def zip_bombs() -> dict[str, bytes]:
     zeros = bytes(200 * 2**20)
     main = hostile.claimed_tensor(len(zeros) // 4, (len(zeros) // 4,), (1,))
     quine = [Member("m/data.pkl", main), Member("m/data/0", b"x" * 1000)]
-    overlapping = [
-        Member("m/data.pkl", b"x" * 2000),
-        *(Member(f"m/{i}", b"", n_bytes=2000, n_stored=2000, header=0) for i in range(50)),
-    ]
+    kernel = Member("m/0", b"x" * 2000)
+    overlapping = [kernel, *(Member("m/0", b"", n_bytes=2000, n_stored=2000, header=0) for _ in range(50))]
     return {
         "deflated zeros": hostile.zip_archive([Member("m/data.pkl", main), Member("m/data/0", zeros, method=8)]),
         "overlapping members": hostile.zip_archive(overlapping),

@@ -24,8 +24,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from cohomcli.data import DatasetSpec, load_texts
-from cohomcli.data.hubaccess import ATTEMPTS, causes, explain, with_retries
 from cohomcli.errors import AnalysisIncomplete, InputRefused
+from cohomcli.hubaccess import ATTEMPTS, causes, explain, with_retries
 
 Requests = dict[str, tuple[str, dict[str, Any]]]
 Answers = dict[str, Any]

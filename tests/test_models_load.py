@@ -2,10 +2,10 @@
 
 import json
 import shutil
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import tinymodels
 import torch
@@ -15,7 +15,6 @@ from tinymodels import DECODERS, HIDDEN, MASKED, PICO, POSITIONS, SEQ2SEQ, VOCAB
 
 from cohomcli.assets import BUILTIN_MODELS
 from cohomcli.errors import AnalysisIncomplete, InputRefused, UsageError
-from cohomcli.models import load as load_module
 from cohomcli.models import memory
 from cohomcli.models.load import load
 from cohomcli.models.resolve import resolve
@@ -240,7 +239,11 @@ def test_models_that_do_not_read_text_or_have_no_blocks_are_refused(tmp_path):
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     text, image = {**small, "vocab_size": VOCAB}, {**small, "image_size": 8, "patch_size": 4}
     clip = hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=image, projection_dim=16))
-    refused(save_as(clip, tmp_path / "clip", "causal"), "CLIPModel cannot be run on text: .*; only language models")
+    refused(save_as(clip, tmp_path / "clip", "causal"), "CLIPModel has no token embeddings; only language models")
+    sound = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    sound |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 0}
+    whisper = hf.WhisperConfig(vocab_size=VOCAB, d_model=16, encoder_ffn_dim=16, decoder_ffn_dim=16, **sound)
+    refused(save_as(hf.WhisperModel(whisper), tmp_path / "w", "causal"), "WhisperModel cannot be run on text: .*; only")
     refused(save_as(hf.ViTModel(hf.ViTConfig(**image)), tmp_path / "vit", "causal"), "only language models are read")
     xlm = hf.XLMConfig(vocab_size=VOCAB, n_words=VOCAB, emb_dim=16, n_layers=2, n_heads=2)
     refused(save_as(hf.XLMModel(xlm), tmp_path / "xlm", "masked"), "do not feed each other; the architecture is not")
@@ -276,6 +279,8 @@ def test_a_tokenizer_of_another_model_is_refused_when_it_is_used(folder):
     "changes",
     [
         {"n_layer": 10**9},
+        {"text_config": {"num_hidden_layers": 10**9}},
+        {"architectures": ["LlamaForCausalLM"]},
         {"n_layer": "three"},
         {"n_layer": 0},
         {"n_head": 7},
@@ -290,6 +295,19 @@ def test_impossible_configurations(folder, changes):
     with pytest.raises((InputRefused, AnalysisIncomplete)) as caught:
         load_folder(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("named", [[7], "x", ["GPT2Config"], [], None])
+def test_a_named_class_that_is_no_model_gives_the_bare_one(folder, named):
+    edit(folder, architectures=named)
+    info = load_folder(folder).info
+    assert (info.architecture, info.lm_head, info.kind) == ("GPT2Model", None, "decoder")
+
+
+def test_a_decoder_of_a_billion_layers_is_refused_before_it_is_built(tmp_path):
+    folder = tinymodels.save("bart", tmp_path / "m")
+    edit(folder, decoder_layers=10**9)
+    refused(folder, "claims 'decoder_layers' = 1000000000; restore")
 
 
 def test_unknown_architectures(folder):
@@ -353,21 +371,19 @@ def test_a_configuration_cannot_choose_a_kernel(folder, monkeypatch):
     assert not any("evil" in str(value) for value in called)
 
 
-def test_loading_a_folder_opens_no_connection(folder):
-    code = (
-        "import socket, sys\n"
-        "def refuse(*args, **kwargs): raise SystemExit('network used')\n"
-        "socket.socket.connect = refuse; socket.getaddrinfo = refuse\n"
-        "from cohomcli.models.load import load; from cohomcli.models.resolve import resolve\n"
-        "from cohomcli.models.spec import LoadOptions\n"
-        "print(load(resolve(sys.argv[1]), LoadOptions()).info.n_layer)"
-    )
-    environment = {"PATH": "", "PYTHONPATH": str(Path(load_module.__file__).parents[2]), "HOME": str(folder)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
-    assert done.stderr == "", "loading is silent"
+def test_loading_a_folder_opens_no_connection_and_says_nothing(folder, monkeypatch, capfd):
+    def refuse(*args, **kwargs):
+        pytest.fail("network used")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ("getaddrinfo", "create_connection", "gethostbyname"):
+        monkeypatch.setattr(socket, name, refuse)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    edit(folder, bos_token_id=10**6)  # transformers warns about such ids
+    assert load_folder(folder).info.n_layer == 3
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_model_that_does_not_fit_is_refused_with_numbers(folder, monkeypatch):

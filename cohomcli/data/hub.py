@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cohomcli.data.fields import choose_field
 from cohomcli.data.files import HASH_SPLITS
-from cohomcli.data.hubaccess import explain, http_error, with_retries
 from cohomcli.data.layout import HEAD_LINES, detect
 from cohomcli.data.spec import DatasetSpec, HashSplit, TextSource
 from cohomcli.errors import InputRefused, UsageError
+from cohomcli.hubaccess import explain, http_error, with_retries
 from cohomcli.names import printable, safe_name
 from cohomcli.registry import did_you_mean
 

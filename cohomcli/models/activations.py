@@ -6,8 +6,8 @@ Hooks pool each layer's output the moment it appears, so only (texts, width) per
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def collect(
         job = _prepare(loaded, texts, options)
         scorer = CausalScorer(loaded, job.layout) if options.perplexity and loaded.info.lm_head == "causal" else None
         layers = _run(loaded, job, scorer, progress)
-        metrics, reason = _language(loaded, job, scorer, progress)
+        metrics, reason = _measured(loaded, job, scorer, progress) if options.perplexity else (None, "not asked for")
     return Activations(
         layers=layers,
         pooling=job.pooling_name,
@@ -103,15 +103,16 @@ def _prepare(loaded: LoadedModel, texts: Sequence[str], options: ActivationOptio
     names = [StackNames(s.prefix, s.n_layer, s.final_norm is not None) for s in layout.stacks]
     selected = select_layers(names, options.layers, options.sites)
     encoded = encode(loaded, texts, options.max_length)
-    needs = forecast(loaded.model.config, loaded.info.n_parameters, encoded.max_length, options.perplexity)
-    budget = choose_token_budget(needs, max(map(len, encoded.ids)), options.token_budget)
+    longest = max(map(len, encoded.ids))
+    needs = forecast(loaded.model.config, loaded.info.n_parameters, longest, options.perplexity)
+    budget = choose_token_budget(needs, longest, options.token_budget)
     pooling = {s.prefix: resolve_pooling(options.pooling, loaded.info.kind, s.prefix) for s in layout.stacks}
     return _Job(
         layout=layout,
         encoded=encoded,
         selected=tuple(selected),
         pooling=pooling,
-        options=ActivationOptions(**{**vars(options), "token_budget": budget}),
+        options=replace(options, token_budget=budget),
         notes=tuple(_notes(loaded, encoded, options, pooling)),
     )
 
@@ -140,20 +141,19 @@ def _run(
 ) -> dict[str, NDArray[np.float32]]:
     """Run every batch through every stack; returns the pooled layers in forward order."""
     table = _Table(job.selected, len(job.encoded.ids))
+    decoder_wanted = any(name.startswith("decoder.") for name in job.selected)
     for batch in _batches(loaded, job, progress):
         states: Tensor | None = None
         for stack in job.layout.stacks:
             wanted = [name for name in job.selected if name.startswith(stack.prefix)]
-            # the decoder of an encoder-decoder reads what its encoder wrote, so the encoder runs through for it
-            last = stack is job.layout.stacks[-1]
-            stop_early = scorer is None and (last or not any(n.startswith("decoder.") for n in job.selected))
-            sink = table.sink(batch, job.pooling[stack.prefix])
+            # a decoder reads what its encoder wrote, and the head what its stack wrote: then the stack runs to its end
+            is_read = scorer is not None or (stack.prefix == "encoder." and decoder_wanted)
+            if not wanted and not is_read:
+                continue
             ids = _shifted(loaded, batch.ids) if stack.prefix == "decoder." else batch.ids
-            with _Hooks(stack, wanted, sink, ids.shape[1], stop_early).attached():
-                try:
-                    states = run_stack(stack, ids, batch.mask, states, batch.mask) if wanted or not stop_early else None
-                except _Enough:
-                    states = None
+            hooks = _Hooks(stack, wanted, table.sink(batch, job.pooling[stack.prefix]), batch, stop_early=not is_read)
+            with hooks.attached(), suppress(_Enough):
+                states = run_stack(stack, ids, batch.mask, states, batch.mask)
         if scorer is not None and states is not None:
             scorer.add(states, batch.ids, batch.mask)
     return table.layers
@@ -193,12 +193,12 @@ class _Table:
 class _Hooks:
     """Forward hooks on one stack that hand the wanted layers to a sink."""
 
-    def __init__(self, stack: Stack, wanted: Sequence[str], sink: Sink, width: int, stop_early: bool) -> None:
-        self.stack, self.sink, self.width = stack, sink, width
+    def __init__(self, stack: Stack, wanted: Sequence[str], sink: Sink, batch: Batch, stop_early: bool) -> None:
+        self.stack, self.sink = stack, sink
+        self.rows, self.width = batch.ids.shape
         self.wanted = set(wanted)
         self.last = wanted[-1] if wanted and stop_early else None
         self.done_blocks = 0
-        self.shape: torch.Size | None = None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -227,9 +227,7 @@ class _Hooks:
 
     def _before_block(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.done_blocks == 0:
-            states = block_input(args, kwargs)
-            self.shape = states.shape
-            self._give("embedding", states)
+            self._give("embedding", block_input(args, kwargs))
 
     def _after_block(self, module: nn.Module, args: Any, output: Any) -> None:
         index, self.done_blocks = self.done_blocks, self.done_blocks + 1
@@ -249,8 +247,8 @@ class _Hooks:
         full = self.stack.prefix + name
         if full not in self.wanted:
             return
-        if states.ndim == 2 and self.shape is not None:  # some MLPs work on flattened (B * T, d)
-            states = states.view(*self.shape[:2], states.shape[-1])
+        if states.ndim == 2:  # some MLPs work on flattened (B * T, d)
+            states = states.view(self.rows, -1, states.shape[-1])
         self.sink(full, states[:, : self.width])  # some models pad inside, on the right, to whole windows
         if full == self.last:
             raise _Enough
@@ -264,12 +262,6 @@ def _shifted(loaded: LoadedModel, ids: Tensor) -> Tensor:
         start = next((i for i in (config.bos_token_id, config.pad_token_id) if i is not None), 0)
     first = torch.full_like(ids[:, :1], int(start))
     return torch.cat([first, ids[:, :-1]], dim=1)
-
-
-def _language(
-    loaded: LoadedModel, job: _Job, scorer: CausalScorer | None, progress: Progress
-) -> tuple[LanguageMetrics | None, str]:
-    return _measured(loaded, job, scorer, progress) if job.options.perplexity else (None, "not asked for")
 
 
 def _measured(

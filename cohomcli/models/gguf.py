@@ -8,7 +8,8 @@ from io import StringIO
 from typing import Any
 
 from cohomcli.errors import InputRefused
-from cohomcli.models.pretrained import Built, quiet
+from cohomcli.models.pretrained import Built
+from cohomcli.models.quiet import quiet
 from cohomcli.models.spec import ModelSource
 from cohomcli.models.tokenizer import with_padding
 from cohomcli.models.wording import first_line, some

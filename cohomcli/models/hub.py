@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cohomcli.errors import AnalysisIncomplete, InputRefused
+from cohomcli.hubaccess import endpoint, http_error, with_retries
 from cohomcli.models.presets import PRESETS
 from cohomcli.models.spec import LoadOptions
 from cohomcli.models.wording import first_line
@@ -19,8 +19,6 @@ from cohomcli.registry import did_you_mean
 
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 _OFFLINE = ("1", "ON", "YES", "TRUE")
-_ATTEMPTS = 4  # a broken connection resumes: the client keeps what it has of each file
-_T = TypeVar("_T")
 
 
 class _Unreachable(InputRefused):
@@ -43,7 +41,7 @@ def fetch(hub_id: str, options: LoadOptions, weights: bool = True) -> Path:
     if weights:
         patterns += _weight_patterns(hub_id, options)
     with _one_line_errors(hub_id, options):
-        folder = _with_retries(
+        folder = with_retries(
             lambda: snapshot_download(
                 hub_id,
                 revision=options.revision,
@@ -73,11 +71,6 @@ def remote_weights(hub_id: str, options: LoadOptions) -> dict[str, int]:
 def is_offline() -> bool:
     """Whether the environment forbids the network (`HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`)."""
     return any(os.environ.get(name, "").upper() in _OFFLINE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-
-
-def endpoint() -> str:
-    """The hub's address: `HF_ENDPOINT`, or the public one."""
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 def weight_files(names: Iterable[str]) -> list[str]:
@@ -116,32 +109,12 @@ def _weight_patterns(hub_id: str, options: LoadOptions) -> list[str]:
     raise InputRefused(f"{hub_id!r} has no weights", "it must hold model.safetensors or pytorch_model.bin")
 
 
-def _transport_error() -> type[Exception]:
-    """What the hub client's HTTP library raises for connections: the base of its own error, whatever its name."""
-    from huggingface_hub import errors
-
-    base: type[Exception] = errors.HfHubHTTPError.__mro__[1]
-    return base
-
-
-def _with_retries(action: Callable[[], _T]) -> _T:
-    """Repeat a download whose connection broke; the last failure is raised."""
-    for attempt in range(1, _ATTEMPTS):
-        try:
-            return action()
-        except _transport_error() as error:
-            if getattr(error, "response", None) is not None:
-                raise  # an answer, not a broken connection
-            time.sleep(attempt)
-    return action()
-
-
 @contextmanager
 def _one_line_errors(hub_id: str, options: LoadOptions) -> Iterator[None]:
     """Turn what the hub client raises into our one-line errors."""
     from huggingface_hub import errors
 
-    known = (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, _transport_error())
+    known = (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, http_error())
     try:
         yield
     except known as error:

@@ -60,7 +60,7 @@ def _load_folder(source: ModelSource, options: LoadOptions) -> tuple[Built, Any]
     config = read_transformers_config(folder, options.trust_remote_code)
     refuse_if_too_big(source.name, load_bytes(folder, config))
     tokenizer = load_tokenizer(folder.path, config, options.trust_remote_code)
-    return build(folder, config, options.trust_remote_code), tokenizer
+    return build(folder, config), tokenizer
 
 
 def load_bytes(folder: ModelFolder, config: Any) -> int:
@@ -97,7 +97,7 @@ def _info(source: ModelSource, options: LoadOptions, model: Any, built: Built) -
     return ModelInfo(
         name=source.name,
         source=source.kind,
-        location=source.location,
+        location=source.name if source.kind == "builtin" else source.location,
         architecture=type(model).__name__,
         kind=kind,
         n_layer=layout.n_layer,

@@ -35,14 +35,14 @@ def forecast(config: Any, n_parameters: int, max_length: int, head: bool) -> For
     """Forecast from a transformers configuration.
 
     Alive at the peak of one block without gradients: about eight buffers of the hidden size (residual, norms, q, k,
-    v, attention output), five of the MLP's width (an activation written out in steps keeps that many), and one row
-    of attention scores per head, twice. Measured: 1.2 (GPT-2, unfused attention) to 1.9 times (BERT) the true growth.
+    v, attention output), five of the MLP's width (an activation written out in steps keeps that many), and four copies
+    of one row of attention scores per head (attention that is not fused; the fused kinds keep none).
     """
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     hidden = int(text.hidden_size)
     width = next((int(getattr(text, key)) for key in _MLP_WIDTHS if getattr(text, key, None)), 4 * hidden)
     heads = int(getattr(text, "num_attention_heads", 1) or 1)
-    per_token = FLOAT * (8 * hidden + 5 * width + 2 * heads * max_length)
+    per_token = FLOAT * (8 * hidden + 5 * width + 4 * heads * max_length)
     return Forecast(FLOAT * n_parameters, per_token, 3 * _LOGIT_BYTES if head else 0)
 
 

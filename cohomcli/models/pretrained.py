@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from cohomcli.errors import InputRefused
 from cohomcli.models.folder import ModelFolder
+from cohomcli.models.quiet import quiet as quiet
 from cohomcli.models.spec import ModelKind
 from cohomcli.models.wording import first_line, some
 
 Head = Literal["causal", "masked"] | None
 
-_MAX_LAYERS = 10_000  # a configuration that claims more is no model: refuse before building that many modules
+_MAX_COUNT = 1000  # layers, experts: a configuration that claims more is no model, and building it would take hours
+_COUNTS = ("layers", "layer", "groups", "group_num", "experts")
 # Checkpoint keys without a place in the model that change nothing: buffers older versions stored, and heads for other
 # tasks than the one loaded.
 _HARMLESS_UNEXPECTED = (
@@ -46,19 +44,21 @@ def read_transformers_config(folder: ModelFolder, trust_remote_code: bool) -> An
 
     settings = dict(folder.config)
     _check_code(folder, settings, trust_remote_code)
+    _check_counts(folder, settings)
     try:
-        if needs_code(settings):
-            config = AutoConfig.from_pretrained(str(folder.path), trust_remote_code=True, local_files_only=True)
-        else:
-            settings.pop("auto_map", None)
-            config = CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
-        n_layer = config.get_text_config().num_hidden_layers
+        with quiet():
+            if needs_code(settings):
+                config = AutoConfig.from_pretrained(str(folder.path), trust_remote_code=True, local_files_only=True)
+            else:
+                settings.pop("auto_map", None)
+                config = CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
+            n_layer = config.get_text_config().num_hidden_layers
     except Exception as error:  # configuration classes validate in their own ways
         raise InputRefused(
             f"the configuration of {str(folder.path)!r} is not valid: {first_line(error)}",
             "restore the original config.json",
         ) from error
-    if not isinstance(n_layer, int) or not 0 < n_layer <= _MAX_LAYERS:
+    if not isinstance(n_layer, int) or n_layer < 1:
         raise InputRefused(f"{str(folder.path)!r} claims {n_layer!r} layers", "restore the original config.json")
     config._attn_implementation = None  # transformers' own choice: fused where the architecture allows it
     return config
@@ -83,7 +83,8 @@ def choose_class(config: Any) -> tuple[Any, Head]:
     import transformers
     from transformers.models.auto import modeling_auto as auto
 
-    named = (getattr(config, "architectures", None) or [""])[0]
+    listed = getattr(config, "architectures", None)
+    named = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else ""
     if named in _values(auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES) and config.is_encoder_decoder:
         return getattr(transformers, named), None
     if named in _values(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
@@ -124,7 +125,7 @@ def skeleton(config: Any) -> Any:
         ) from error
 
 
-def build(folder: ModelFolder, config: Any, trust_remote_code: bool) -> Built:
+def build(folder: ModelFolder, config: Any) -> Built:
     """Load the weights in float32 and account for every key.
 
     A head that is missing from the checkpoint is dropped with its class: no random weight stays in the model.
@@ -149,12 +150,13 @@ def _build_from_code(folder: ModelFolder, config: Any) -> Built:
     import transformers
 
     targets = folder.config["auto_map"]
-    for name, head in (("AutoModelForCausalLM", "causal"), ("AutoModelForMaskedLM", "masked"), ("AutoModel", None)):
+    heads: dict[str, Head] = {"AutoModelForCausalLM": "causal", "AutoModelForMaskedLM": "masked", "AutoModel": None}
+    for name, head in heads.items():
         if name in targets:
             auto = getattr(transformers, name)
             model, report = _from_pretrained(folder, config, auto, trust_remote_code=True)
             _account_for(folder, model, report)
-            return Built(model, head, head == "causal")  # type: ignore[arg-type]
+            return Built(model, head, head == "causal")
     raise InputRefused(f"the code of {str(folder.path)!r} defines no language model", "it needs an AutoModel entry")
 
 
@@ -164,9 +166,8 @@ def _from_pretrained(
     import torch
     from transformers import GenerationConfig
 
-    extra: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if folder.weights[0].name not in ("model.safetensors", "pytorch_model.bin") and len(folder.weights) == 1:
-        config.transformers_weights = folder.weights[0].name
+    if folder.is_safetensors and len(folder.weights) == 1:
+        config.transformers_weights = folder.weights[0].name  # the file that was checked, whatever its name
     try:
         with quiet():
             model, report = auto.from_pretrained(
@@ -178,7 +179,7 @@ def _from_pretrained(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that they are reported by name and refused below
                 generation_config=GenerationConfig(),
-                **extra,
+                trust_remote_code=trust_remote_code,
             )
     except MemoryError:
         raise
@@ -245,6 +246,14 @@ def _check_code(folder: ModelFolder, settings: dict[str, Any], trust_remote_code
         )
 
 
+def _check_counts(folder: ModelFolder, settings: dict[str, Any]) -> None:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            _check_counts(folder, value)
+        elif isinstance(value, int) and value > _MAX_COUNT and key.endswith(_COUNTS):
+            raise InputRefused(f"{str(folder.path)!r} claims {key!r} = {value}", "restore the original config.json")
+
+
 def _is_native(settings: dict[str, Any]) -> bool:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -267,20 +276,3 @@ def _values(mapping: Any) -> set[str]:
     for value in mapping.values():
         names.update(value if isinstance(value, (tuple, list)) else (value,))
     return names
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' log lines, warnings and weight bars; the hub's download bars are left alone."""
-    from transformers.utils import logging as chatter
-
-    level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
-    chatter.set_verbosity(logging.CRITICAL)
-    chatter._tqdm_active = False  # disable_progress_bar() would silence the hub's bars too
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        chatter.set_verbosity(level)
-        chatter._tqdm_active = bars

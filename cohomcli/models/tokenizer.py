@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cohomcli.errors import InputRefused
+from cohomcli.models.quiet import quiet
 from cohomcli.models.wording import first_line
 
 
@@ -18,9 +19,10 @@ def load_tokenizer(path: Path, config: Any, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(path), config=config, trust_remote_code=trust_remote_code, local_files_only=True
-        )
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(path), config=config, trust_remote_code=trust_remote_code, local_files_only=True
+            )
     except ImportError as error:
         raise InputRefused(f"the tokenizer of {str(path)!r} needs a missing package", first_line(error)) from error
     except Exception as error:  # the tokenizers library raises bare Exception for a broken file

@@ -8,7 +8,7 @@ Jacobian is applied K times, so only the cotangents of values still to be read a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ import torch
 from cohomcli.precision.capture import Captured
 from cohomcli.precision.execute import run
 from cohomcli.precision.program import Instruction, call
-from cohomcli.precision.vertices import consumers
 
 # visit(vertex, cotangents): cotangents (K, *shape), for every op vertex an output depends on.
 Visit = Callable[[int, torch.Tensor], None]
@@ -55,22 +54,24 @@ class Sweep:
         self.captured = recording.captured
         self.seeds = seeds
         self.n_probes = int(seeds[0].shape[0])
-        self.readers = consumers(self.captured.graph)
         self.active = _active(self.captured)
         self._cotangents: dict[int, torch.Tensor] = {}
 
-    def ops(self, visit: Visit) -> None:
+    def run(self, visit: Visit, weights: Collection[int] = ()) -> dict[int, torch.Tensor]:
         """Hand the cotangents of every op vertex to `visit`, outputs first, each complete when it is visited.
 
-        Those of vertices that read weights stay available to `weight` until their first reader is past.
+        Returns the K gradients (K, *shape) of the `weights` named, which should be small: they stay until the end.
         """
+        wanted = self.active | set(weights)
         self._seed()
         for vertex in reversed(self.captured.graph.vertices):
-            if vertex.kind != "op" or vertex.index not in self._cotangents:
-                continue
-            cotangents = self._cotangents.pop(vertex.index)
-            visit(vertex.index, cotangents)
-            self._pull_back(vertex.index, cotangents)
+            if vertex.kind == "op" and vertex.index in self._cotangents:
+                cotangents = self._cotangents.pop(vertex.index)
+                visit(vertex.index, cotangents)
+                operands = [u for u in vertex.operands if u in wanted]
+                for operand, pulled in zip(operands, self.local(vertex.index, operands, cotangents), strict=True):
+                    self._add(operand, pulled)
+        return {vertex: self._cotangents.pop(vertex) for vertex in weights if vertex in self._cotangents}
 
     def _seed(self) -> None:
         """Cotangents of the output vertices, through the views between them and what is returned."""
@@ -90,11 +91,6 @@ class Sweep:
         else:
             self._cotangents[vertex] = cotangents
 
-    def _pull_back(self, vertex: int, cotangents: torch.Tensor) -> None:
-        operands = [u for u in self.captured.graph.vertices[vertex].operands if u in self.active]
-        for operand, pulled in zip(operands, self.local(vertex, operands, cotangents), strict=True):
-            self._add(operand, pulled)
-
     def local(self, vertex: int, operands: Sequence[int], cotangents: torch.Tensor) -> list[torch.Tensor | None]:
         """J^T c for the op at `vertex` with respect to each of `operands`: tensors (K, *operand shape) or None."""
         if not operands:
@@ -110,14 +106,25 @@ class Sweep:
         values = {layout.slot[u]: replaced.get(u, self.recording.values[u]) for u in operands}
         return self._evaluate(values, layout.cone[vertex], layout.slot[vertex])
 
-    def _evaluate(self, values: dict[int, Any], cone: Sequence[int], slot: int) -> torch.Tensor:
+    def kernel_error(self, vertex: int) -> torch.Tensor:
+        """What float32 arithmetic adds to the op at `vertex` on its recorded operands: value - exact, to float64."""
+        layout, recorded = self.captured.layout, self.recording.values
+        values: dict[int, Any] = {}
+        for u in self.captured.graph.vertices[vertex].operands:
+            values[layout.slot[u]] = recorded[u].double() if recorded[u].is_floating_point() else recorded[u]
+        exact = self._evaluate(values, layout.cone[vertex], layout.slot[vertex], torch.float64)
+        return (recorded[vertex] - exact).to(self.recording.dtype)
+
+    def _evaluate(
+        self, values: dict[int, Any], cone: Sequence[int], slot: int, dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
         program, layout = self.captured.program, self.captured.layout
         for n in cone:
             instruction = program.instructions[n]
             for read in instruction.reads:
                 if read not in values:  # a tied weight under its other name
                     values[read] = values[layout.slot[layout.root[read]]]
-            values[instruction.result] = differentiable(instruction, values, self.recording.dtype)
+            values[instruction.result] = differentiable(instruction, values, dtype or self.recording.dtype)
         result: torch.Tensor = values[slot]
         return result
 
@@ -146,22 +153,23 @@ def _views(captured: Captured, slot: int) -> tuple[int, ...]:
     return tuple(sorted(set(chain)))
 
 
-def _vjp(
-    output: torch.Tensor, leaves: list[torch.Tensor], cotangents: torch.Tensor
-) -> list[torch.Tensor | None]:
+def _vjp(output: torch.Tensor, leaves: list[torch.Tensor], cotangents: torch.Tensor) -> list[torch.Tensor | None]:
     """K vector-Jacobian products of one local graph; None for a leaf that the output does not depend on."""
     if not output.requires_grad:
         return [None] * len(leaves)
-    pulled: list[torch.Tensor | None] = [None] * len(leaves)
-    for k in range(cotangents.shape[0]):
-        last = k == cotangents.shape[0] - 1
-        grads = torch.autograd.grad(output, leaves, cotangents[k], retain_graph=not last, allow_unused=True)
-        for position, grad in enumerate(grads):
-            if grad is not None:
-                if pulled[position] is None:
-                    pulled[position] = grad.new_empty((cotangents.shape[0], *grad.shape))
-                pulled[position][k] = grad  # type: ignore[index]
-    return pulled
+    try:
+        return list(
+            torch.autograd.grad(output, leaves, cotangents, is_grads_batched=True, allow_unused=True, retain_graph=True)
+        )
+    except RuntimeError:  # an op whose derivative torch cannot batch: one probe after the other
+        return _vjp_one_by_one(output, leaves, cotangents)
+
+
+def _vjp_one_by_one(
+    output: torch.Tensor, leaves: list[torch.Tensor], cotangents: torch.Tensor
+) -> list[torch.Tensor | None]:
+    rows = [torch.autograd.grad(output, leaves, c, retain_graph=True, allow_unused=True) for c in cotangents]
+    return [None if column[0] is None else torch.stack(list(column)) for column in zip(*rows, strict=True)]
 
 
 def differentiable(instruction: Instruction, values: Mapping[int, Any], dtype: torch.dtype) -> Any:

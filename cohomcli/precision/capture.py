@@ -59,7 +59,10 @@ class Captured:
         bound = {}
         for argument in self.program.arguments:
             value = flat[argument.position]
-            if not isinstance(value, torch.Tensor) or (tuple(value.shape), value.dtype) != (argument.shape, argument.dtype):
+            if not isinstance(value, torch.Tensor) or (tuple(value.shape), value.dtype) != (
+                argument.shape,
+                argument.dtype,
+            ):
                 got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
                 raise UsageError(
                     f"input {argument.name!r} is {got}, but the model was captured with {argument.shape} {argument.dtype}",
@@ -105,7 +108,9 @@ def _check_model(model: nn.Module) -> None:
         raise UsageError("the model is in training mode", "call model.eval() first")
     for name, value in model.named_parameters():
         if value.is_floating_point() and value.dtype != torch.float32:
-            raise UsageError(f"parameter {name!r} is {value.dtype}", "capture the float32 model: call model.float() first")
+            raise UsageError(
+                f"parameter {name!r} is {value.dtype}", "capture the float32 model: call model.float() first"
+            )
 
 
 def _as_example(inputs: Example | Mapping[str, Any] | Sequence[Any]) -> Example:
@@ -213,7 +218,9 @@ class _Reader:
                 users += 1
             elif spec.target is not None:
                 constant = spec.kind in (InputKind.CONSTANT_TENSOR, InputKind.CUSTOM_OBJ)
-                held.append(Held(slot.index, spec.target, self._tensor(spec.target), spec.target.rpartition(".")[0], constant))
+                held.append(
+                    Held(slot.index, spec.target, self._tensor(spec.target), spec.target.rpartition(".")[0], constant)
+                )
         return tuple(held), tuple(arguments)
 
     def _tensor(self, name: str) -> torch.Tensor:
@@ -246,9 +253,7 @@ class _Reader:
         value = node.meta["val"]
         slot = self._slot()
         shape, dtype = (tuple(value.shape), value.dtype) if isinstance(value, torch.Tensor) else ((), None)
-        self.instructions.append(
-            Instruction(node.name, node.target, args, kwargs, slot.index, module, shape, dtype)
-        )
+        self.instructions.append(Instruction(node.name, node.target, args, kwargs, slot.index, module, shape, dtype))
         return slot
 
 

@@ -1,8 +1,10 @@
 """The assignment problem as a linear relaxation and as a mixed-integer program for HiGHS, in floating point.
 
 x[i, f] = 1 when group i takes format f, and y[h, g, f] = 1 when the producer of hub h, stored in g, is copied to f:
-a reader that takes f finds it stored or copied, and one that leaves g needs a copy from g. Nothing that comes from
-here is believed: the multipliers go into an exact bound, the assignments are evaluated in exact integers.
+a reader that takes f finds it stored or copied, and one that leaves g needs a copy from g. Where a producer is copied
+twice, or where casts break the quadrangle inequality, this may charge a cheaper source than the stored one: it is a
+relaxation, and rows y[h, g, f] <= x[owner, g] against that cost more time than they gain in bound. Nothing that comes
+from here is believed: the multipliers go into an exact bound, the assignments are evaluated in exact integers.
 """
 
 from __future__ import annotations
@@ -138,9 +140,6 @@ class Relaxation:
                     self._cost.append(hub.size * table[g][f] / unit)
         for k, c in enumerate(hub.consumers):
             self._add_reader((h, k), hub.owner, c, copy)
-        if False:
-            for (g, _), column in copy.items():
-                self._rows.add([(column, 1.0), (self._x[hub.owner, g], -1.0)], 0.0)
 
     def _add_reader(self, place: tuple[int, int], owner: int, c: int, copy: dict[tuple[int, int], int]) -> None:
         """Rows of one reader: x[c, f] <= x[owner, f] + copies to f, and x[owner, g] <= x[c, g] + copies from g."""
@@ -150,26 +149,13 @@ class Relaxation:
             if f in here:
                 entries.append((self._x[owner, f], -1.0))
             self._potential_rows.append((*place, f, self._rows.add(entries, 0.0), 1.0))
-        if len(set(here) | set(there)) == 2 and len(here) == len(there) == 2:
+        if here == there and len(here) == 2:
             return  # with the same two formats the rows below are the rows above
         for g in here:
             entries = [(self._x[owner, g], 1.0)] + [(copy[g, f], -1.0) for f in there if f != g]
             if g in there:
                 entries.append((self._x[c, g], -1.0))
             self._potential_rows.append((*place, g, self._rows.add(entries, 0.0), -1.0))
-
-    def _needs_source_rows(self, consumers: tuple[int, ...], owned: tuple[int, ...], asked: list[int]) -> bool:
-        """Whether a copy from a format that is not stored could pay: rows y[g, f] <= x[owner, g] forbid it then."""
-        if len(consumers) > 1:
-            return len(set(owned) | set(asked)) > 2
-        table = self._contraction.table
-        return any(
-            table[g][f] > table[other][f] + min(table[g][h] for h in asked if h != g)
-            for g in owned
-            for other in owned
-            for f in asked
-            if f not in (g, other) and other != g
-        )
 
     def _add_budget(self, share: Array) -> None:
         kept = share > NEGLIGIBLE

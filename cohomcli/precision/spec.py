@@ -79,12 +79,29 @@ class Ranges:
 
 
 @dataclass(frozen=True)
+class Inherited:
+    """Scores of a vertex whose operands may already lie on its format's grid: copies, sums, products by powers of two.
+
+    Bit i of a row's number says that `operands[i]` is stored with no more significand bits than the vertex's format:
+    `scores[row, f]` replaces `Sensitivity.scores[vertex, f]` then. relu(x) with x in bf16 is exact in bf16 and wider.
+    """
+
+    vertex: int
+    operands: tuple[int, ...]
+    scores: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Sensitivity:
     """First-order effect of storing vertex v in format f on the output error, from K random adjoints (estimated).
 
-    `scores[v, f]` estimates the squared output error, in the units of `norm` squared, so that a plan's predicted error
-    is sqrt(sum_v scores[v, f_v]); inf where the format is not admissible. `diagonal` and `coherent` are the two
-    estimators it is the larger of: mean_k sum_j g_j^2 d_j^2 and mean_k (g . d)^2.
+    `scores[v, f]` estimates the squared output error, in the units of `norm` squared (of `kl`: KL itself, in nats), on
+    the assumption that the operands of v are not rounded to f; inf where the format is not admissible. A plan's
+    predicted error is sqrt(sum_v scores[v, f_v]) with the rows of `inherited` where they apply (`sensitivity.predict`);
+    without them it is an upper estimate. `diagonal` and `coherent` are the two estimators, mean_k sum_j g_j^2 d_j^2
+    (independent roundings) and mean_k (g . d)^2 (this very rounding): the rounding of a weight is the same in every
+    plan and takes the second, that of an op depends on all before it and takes the first, unless the second is larger
+    beyond sampling noise.
     `curvature_ratio[f]` is even/odd of the antithetic test under uniform format f: how far first order can be trusted.
     """
 
@@ -95,6 +112,7 @@ class Sensitivity:
     n_probes: int
     norm: ErrorNorm
     curvature_ratio: dict[str, float] = field(default_factory=dict)
+    inherited: tuple[Inherited, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def _peak(graph: ComputationGraph, flow: Flow, copies: dict[tuple[int, str], tup
         change[final + 1] -= size
 
     for v in graph.vertices:
-        if v.kind != "weight":
+        if v.kind == "op" or (v.kind == "input" and v.index in last):
             first = 0 if v.kind == "input" else v.index
             alive(first, last.get(v.index, v.index), stored_bytes(graph, v.index, flow.stored[v.index]))
     for (u, fmt), (first, final) in copies.items():

@@ -20,7 +20,9 @@ MASK_LEVEL = -65504.0
 _MASKING = re.compile(r"aten\.(add|sub|masked_fill|where|maximum|minimum|clamp|clamp_min|cat|index|gather)\.")
 # No gradient passes: what only feeds these decides something discrete.
 _STEPS = re.compile(r"aten\.(floor|ceil|round|trunc|sign|heaviside|bernoulli)\.")
-_COPIES = re.compile(r"aten\.(clone|_unsafe_view|contiguous|lift_fresh_copy|dropout|feature_dropout|alpha_dropout|detach_)\.")
+_COPIES = re.compile(
+    r"aten\.(clone|_unsafe_view|contiguous|lift_fresh_copy|dropout|feature_dropout|alpha_dropout|detach_)\."
+)
 _LIST_VIEWS = re.compile(r"aten\.(split|split_with_sizes|chunk|unbind|tensor_split|unsafe_split|unsafe_chunk)\.")
 
 

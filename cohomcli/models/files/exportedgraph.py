@@ -43,15 +43,6 @@ class _NotRunnable(ValueError):
     """The graph uses something outside the list; the message completes "this exported program ..."."""
 
 
-def why_not_runnable(file: ModelFile) -> str:
-    """Why the exported program cannot be rebuilt, "" when it can."""
-    try:
-        _Builder(file).build()
-    except _NotRunnable as error:
-        return f"this exported program {error}"
-    return ""
-
-
 def build_exported(file: ModelFile) -> fx.GraphModule:
     """The program as a module that takes the exported inputs and returns its user outputs (a tuple when several).
 
@@ -76,6 +67,7 @@ class _Builder:
         self._graph = fx.Graph()
         self._root = nn.Module()
         self._env: dict[str, fx.Node] = {}
+        self._parameters: dict[str, nn.Parameter] = {}
 
     def build(self) -> fx.GraphModule:
         """Build and check the module."""
@@ -120,8 +112,10 @@ class _Builder:
             if part not in owner._modules:
                 owner.add_module(part, nn.Module())
             owner = owner.get_submodule(part)
-        if is_parameter:
-            owner.register_parameter(parts[-1], nn.Parameter(value, requires_grad=value.is_floating_point()))
+        if is_parameter:  # names that were one parameter when the program was saved are one again
+            first = next((group[0] for group in self._file.tied if name in group), name)
+            made = self._parameters.setdefault(first, nn.Parameter(value, requires_grad=value.is_floating_point()))
+            owner.register_parameter(parts[-1], made)
         else:
             owner.register_buffer(parts[-1], value)
 

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from cohomcli.errors import InputRefused
 from cohomcli.models.files.assign import best_prefix, strip
 from cohomcli.models.folder import ModelFolder, _without_dropped_settings, read_json
-from cohomcli.models.pretrained import choose_class, quiet, read_transformers_config
+from cohomcli.models.memory import FLOAT, refuse_if_too_big
+from cohomcli.models.pretrained import choose_class, read_transformers_config
+from cohomcli.models.quiet import quiet
 from cohomcli.models.wording import first_line, some
 
 _POOLER = "pooler."
+_FREE_ELEMENTS = 1_000_000  # what a model may have beyond its file: a pooler, an untied head
 # Buffers that older versions stored and the model computes now: left out unless this model has them.
 _COMPUTED = ("position_ids", "token_type_ids", ".attn.bias", ".attn.masked_bias", ".attention.bias", "masked_bias",
              "inv_freq")  # fmt: skip
@@ -39,7 +42,19 @@ def read_config_json(file: Path) -> dict[str, Any]:
     config = read_json(file)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputRefused(f"{str(file)!r} is no model configuration", "give a config.json that has a model_type")
-    kept: dict[str, Any] = _without_dropped_settings(config)
+    return without_dropped_settings(config)
+
+
+def without_dropped_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A foreign configuration without the settings that pick kernels, other files or patches.
+
+    Raises:
+        InputRefused: nested too deeply.
+    """
+    try:
+        kept: dict[str, Any] = _without_dropped_settings(dict(config))
+    except RecursionError as error:
+        raise InputRefused("the model configuration is nested too deeply", "restore the original file") from error
     return kept
 
 
@@ -59,14 +74,16 @@ def build_transformers(weights: Weights, config: Mapping[str, Any]) -> nn.Module
 
     Raises:
         InputRefused: an unknown or invalid configuration, or weights that do not fit it.
+        AnalysisIncomplete: it does not fit into memory.
     """
     folder = ModelFolder(weights.path, dict(config), (), True)
     resolved = read_transformers_config(folder, trust_remote_code=False)
-    wanted = _model_class(resolved)
-    known = _known_names(wanted, resolved)
+    skeleton = _skeleton(resolved)
+    _refuse_claims(weights, skeleton)
+    known = _known_names(skeleton)
     tensors = strip(weights.tensors, best_prefix(weights.tensors, known))
     tensors = {name: value for name, value in tensors.items() if name in known or not name.endswith(_COMPUTED)}
-    model, report = _load(weights.path, wanted, resolved, tensors)
+    model, report = _load(weights.path, type(skeleton), resolved, tensors)
     _account_for(weights.path, model, report)
     finished: nn.Module = model.eval()
     return finished
@@ -88,15 +105,32 @@ def _model_class(config: Any) -> Any:
     return choose_class(config)[0]
 
 
-def _known_names(wanted: Any, config: Any) -> set[str]:
-    """The names of the model's tensors, with and without the name of its backbone in front."""
+def _skeleton(config: Any) -> Any:
+    """The model without storage: its class and its names."""
+    wanted = _model_class(config)
     try:
         with quiet(), torch.device("meta"):
-            model = wanted.from_config(config) if hasattr(wanted, "from_config") else wanted._from_config(config)
+            return wanted.from_config(config) if hasattr(wanted, "from_config") else wanted._from_config(config)
     except Exception as error:  # configurations can be impossible in ways only the model's code finds
         raise InputRefused(f"no model can be built from this configuration: {first_line(error)}", "check it") from error
-    names = set(model.state_dict())
-    base = f"{getattr(model, 'base_model_prefix', '')}."
+
+
+def _refuse_claims(weights: Weights, skeleton: Any) -> None:
+    """A configuration may not describe far more than the file holds: transformers would allocate what is missing."""
+    claimed = sum(value.numel() for value in skeleton.parameters())
+    held = sum(value.numel() for value in weights.tensors.values())
+    if claimed > 2 * held + _FREE_ELEMENTS:
+        raise InputRefused(
+            f"the configuration describes {claimed:,} weights and {str(weights.path)!r} holds {held:,}",
+            "give the model's own config.json with --config-json",
+        )
+    refuse_if_too_big(weights.path.name, FLOAT * claimed)
+
+
+def _known_names(skeleton: Any) -> set[str]:
+    """The names of the model's tensors, with and without the name of its backbone in front."""
+    names = set(skeleton.state_dict())
+    base = f"{getattr(skeleton, 'base_model_prefix', '')}."
     return names | {name.removeprefix(base) for name in names}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cohomcli.errors import InputRefused
@@ -27,21 +28,20 @@ _LAYERS: dict[str, type[nn.Module]] = {
         nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.ZeroPad2d, nn.Upsample, nn.PixelShuffle,
     )
 }  # fmt: skip
+_PICKLED = ("torch-zip", "torch-legacy", "pickle")  # only these keep the settings of a module
 _IGNORED = frozenset({"self", "device", "dtype", "kwargs", "args"})
 
 
 def is_plain_sequence(file: ModelFile) -> bool:
     """Whether the file holds a pickled `nn.Sequential` (or one layer) made of the known layers only."""
     return (
-        bool(file.module_tree)
-        and all(
-            name == "Sequential" or name in _LAYERS
-            for path in file.module_tree.values()
-            for module, _, name in [path.rpartition(".")]
-            if module.startswith("torch.nn.modules.") or name
-        )
-        and all(path.startswith("torch.nn.modules.") for path in file.module_tree.values())
+        bool(file.module_settings) and file.kind in _PICKLED and all(_known(path) for path in file.module_tree.values())
     )
+
+
+def _known(path: str) -> bool:
+    module, _, name = path.rpartition(".")
+    return module.startswith("torch.nn.modules.") and (name == "Sequential" or name in _LAYERS)
 
 
 def build_sequence(file: ModelFile) -> nn.Module:
@@ -51,8 +51,9 @@ def build_sequence(file: ModelFile) -> nn.Module:
         InputRefused: its settings make no module, or its tensors do not fit.
     """
     try:
-        module = _make("", file)
-    except (TypeError, ValueError, RuntimeError) as error:
+        with torch.device("meta"):  # sizes are the file's claims until `fill` has compared them with its tensors
+            module = _make("", file)
+    except (TypeError, ValueError, RuntimeError, KeyError, OverflowError) as error:
         raise InputRefused(
             f"{str(file.path)!r} holds layers with impossible settings: {first_line(error)}", "save the model again"
         ) from error
@@ -84,7 +85,7 @@ def _arguments(made: type[nn.Module], settings: dict[str, Any], tensors: dict[st
     """Constructor arguments: a layer keeps them as attributes of the same names; `bias` is whether there is one."""
     names = [name for name in inspect.signature(made).parameters if name not in _IGNORED]
     arguments = {name: settings[name] for name in names if name in settings}
-    if "bias" in names and made not in (nn.InstanceNorm2d,):
+    if "bias" in names:
         arguments["bias"] = "bias" in tensors
     if made is nn.PReLU:
         arguments["num_parameters"] = tensors["weight"].numel()

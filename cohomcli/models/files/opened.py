@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
-from cohomcli.models.files.exportedgraph import build_exported, why_not_runnable
+from cohomcli.errors import InputRefused
+from cohomcli.models.files.exportedgraph import build_exported
 from cohomcli.models.files.family import FamilyMatch, infer_family
-from cohomcli.models.files.hfbuild import Weights, build_transformers, model_type_of, read_config_json
+from cohomcli.models.files.hfbuild import (
+    Weights,
+    build_transformers,
+    model_type_of,
+    read_config_json,
+    without_dropped_settings,
+)
 from cohomcli.models.files.limits import DEFAULT, Limits
 from cohomcli.models.files.modelfile import ModelFile
 from cohomcli.models.files.nnbuild import build_sequence, is_plain_sequence
@@ -70,13 +77,18 @@ def open_model_file(path: Path, options: FileOptions | None = None, limits: Limi
         return _from_config_json(file, chosen.config_json)
     model_type = model_type_of(file.config_class) if file.config else ""
     if file.config and model_type:
-        config = {**file.config, "model_type": model_type, "architectures": [file.root_class.rpartition(".")[2]]}
+        given = without_dropped_settings(file.config)
+        config = {**given, "model_type": model_type, "architectures": [file.root_class.rpartition(".")[2]]}
         return OpenedFile(file, build_transformers(Weights(path, file.tensors), config), "pickled-config", config)
     if is_plain_sequence(file):
         return OpenedFile(file, build_sequence(file), "torch.nn")
-    if file.graph is not None and not why_not_runnable(file):
+    if file.graph is None:
+        return _from_family(file)
+    try:
         return OpenedFile(file, build_exported(file), "exported-graph")
-    return _from_family(file)
+    except InputRefused as error:
+        built = _from_family(file)
+        return built if built.model is not None else replace(built, why=error.message)
 
 
 def _from_config_json(file: ModelFile, config_json: Path) -> OpenedFile:
@@ -92,7 +104,6 @@ def _from_config_json(file: ModelFile, config_json: Path) -> OpenedFile:
 def _from_family(file: ModelFile) -> OpenedFile:
     match = infer_family(file.tensors, file.facts)
     if not isinstance(match, FamilyMatch):
-        why = why_not_runnable(file) if file.graph is not None else match.why
-        return OpenedFile(file, why=why, hint=match.hint)
+        return OpenedFile(file, why=match.why, hint=match.hint)
     model = build_transformers(Weights(file.path, match.tensors), match.config)
     return OpenedFile(file, model, "family", match.config, match.assumptions)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from cohomcli.errors import InputRefused
 from cohomcli.models.files.archive import Archive
 from cohomcli.models.files.arrays import read_npy, read_npz
@@ -18,13 +16,13 @@ from cohomcli.models.files.limits import DEFAULT, Limits
 from cohomcli.models.files.modelfile import ModelFile
 from cohomcli.models.files.modules import ModuleContent
 from cohomcli.models.files.objects import TensorSpec, Unread
+from cohomcli.models.files.safetensors import read_safetensors
 from cohomcli.models.files.sniff import FileKind, refuse, sniff_source
 from cohomcli.models.files.source import Source, open_source
 from cohomcli.models.files.statedict import Choice, choose_state_dict
 from cohomcli.models.files.tensors import materialise, tied_groups
 from cohomcli.models.files.torchfile import read_legacy, read_plain, read_zip_pickle
 from cohomcli.models.files.torchscript import read_torchscript
-from cohomcli.models.safetensors_header import read_header
 
 _EXTRA = "\0extra "  # keeps both kinds of names apart while they are read together, for they may share storages
 
@@ -53,8 +51,6 @@ def read_model_file(path: Path, limits: Limits = DEFAULT, at: str = "") -> Model
         found = sniff_source(source, limits)
         if not found.readable:
             raise refuse(source, found)
-        if found.kind == "safetensors":
-            return _read_safetensors(path)
         return _assemble(source, path, found.kind, _READERS[found.kind](source, limits, at), limits)
 
 
@@ -160,20 +156,9 @@ def _npz(source: Source, limits: Limits, _: str) -> _Found:
     return _Found(Choice(ModuleContent(tensors=read_npz(source, Archive(source, limits), limits))))
 
 
-def _read_safetensors(path: Path) -> ModelFile:
-    """Safetensors is inert by design; its header is checked by our own reader before the library maps the data."""
-    from safetensors import SafetensorError, safe_open
-
-    read_header(path)
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            facts = dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise InputRefused(f"{str(path)!r} is corrupt: {error}", "download or save the model again") from error
-    if not tensors:
-        raise InputRefused(f"{str(path)!r} holds no tensors", "give the file that holds the model's weights")
-    return ModelFile(path, "safetensors", tensors, facts=facts)
+def _safetensors(source: Source, _: Limits, __: str) -> _Found:
+    tensors, facts = read_safetensors(source, Path(source.label))
+    return _Found(Choice(ModuleContent(tensors=tensors), facts=dict(facts)))
 
 
 _READERS: dict[str, Callable[[Source, Limits, str], _Found]] = {
@@ -182,6 +167,7 @@ _READERS: dict[str, Callable[[Source, Limits, str], _Found]] = {
     "pickle": _plain,
     "torchscript": _torchscript,
     "exported": _exported,
+    "safetensors": _safetensors,
     "npy": _npy,
     "npz": _npz,
 }

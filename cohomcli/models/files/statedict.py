@@ -92,6 +92,7 @@ def _candidates(source: Source, root: object, limits: Limits) -> Iterator[_Candi
     pending: list[tuple[tuple[str, ...], object]] = [((), root)]
     while pending:
         following: list[tuple[tuple[str, ...], object]] = []
+        pending.sort(key=lambda item: _Candidate(item[0], None, 0).rank)  # of two names of one object, the better
         for path, value in pending:
             if id(value) in seen:
                 continue
@@ -124,20 +125,24 @@ def _is_other(candidate: _Candidate) -> bool:
 
 
 def _merged(ranked: list[_Candidate]) -> _Candidate:
-    """The best candidate; when it has no known name, all of its kind together under their common place.
+    """The best candidate with everything nested in it; when it has no known name, with all of its kind.
 
     So `{"encoder": {...}, "decoder": {...}}` and nested mappings as JAX programs save them become one state dict.
     """
     best = ranked[0]
-    unnamed = [other for other in ranked if not other.rank[0] and other.rank[1] >= _ROOT_RANK]
-    if best not in unnamed or len(unnamed) == 1:
+    if best.rank[1] < _ROOT_RANK or best.rank[0]:
+        group = [other for other in ranked if other.path[: len(best.path)] == best.path]
+    else:
+        group = [other for other in ranked if other.rank[1] >= _ROOT_RANK]
+    group = [other for other in group if other.rank[0] == best.rank[0]]
+    if len(group) == 1:
         return best
-    common = unnamed[0].path
-    for other in unnamed[1:]:
+    common = group[0].path
+    for other in group[1:]:
         length = next((i for i, (a, b) in enumerate(zip(common, other.path, strict=False)) if a != b), None)
         common = common[: min(len(common), len(other.path)) if length is None else length]
-    merged = {other.path[len(common) :]: other.value for other in sorted(unnamed, key=lambda other: other.path)}
-    return _Candidate(common, merged, sum(other.n_tensors for other in unnamed))
+    merged = {other.path[len(common) :]: other.value for other in sorted(group, key=lambda other: other.path)}
+    return _Candidate(common, merged, sum(other.n_tensors for other in group))
 
 
 def _named(source: Source, found: list[_Candidate], at: str) -> _Candidate:

@@ -79,7 +79,7 @@ def read_trusted(path: Path, at: str = "", limits: Limits = DEFAULT, trust: Trus
             handed = read_model_file(output, limits)
         except InputRefused as error:
             raise InputRefused(f"loading {str(path)!r} gave no tensors", "give the file of the weights") from error
-        return _assemble(path, found.kind, handed, chosen, (at, limits))
+        return _with_settings(_assemble(path, found.kind, handed, chosen, (at, limits)), limits)
 
 
 def _run_child(path: Path, output: Path, kind: FileKind, trust: TrustLimits) -> None:
@@ -152,6 +152,15 @@ def _assemble(
         trusted={"loader": "torch.load(weights_only=False)", "no_network": offline, **asdict(trust)},
         notes=("the file was allowed to run its own code (--trust)",),
     )
+
+
+def _with_settings(result: ModelFile, limits: Limits) -> ModelFile:
+    """Add what only the inert reader keeps, module settings and configuration, when it can read the file too."""
+    try:
+        known = read_model_file(result.path, limits)
+    except InputRefused:
+        return result  # the reason to trust the file in the first place
+    return replace(result, module_settings=known.module_settings, config=known.config, config_class=known.config_class)
 
 
 def _restore(value: Any, handed: ModelFile) -> Any:

@@ -64,8 +64,8 @@ def describe(value: Any, tensors: dict[Any, Any], level: int) -> Any:
 
     if isinstance(value, torch.nn.Module):
         return {"map": {name: describe(item, tensors, level + 1) for name, item in value.state_dict().items()}}
-    if isinstance(value, numpy.ndarray):
-        value = torch.from_numpy(numpy.ascontiguousarray(value))
+    if isinstance(value, numpy.ndarray) and value.dtype.kind in "fiucb":
+        value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
     if isinstance(value, torch.Tensor):
         index, _ = tensors.setdefault(same_memory(value), (len(tensors), plain(value)))
         return {"tensor": index}

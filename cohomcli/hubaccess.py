@@ -8,6 +8,7 @@ are recognised along the chain of causes, since transformers and datasets wrap t
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -74,10 +75,10 @@ def http_error() -> type[Exception]:
 
 
 def endpoint() -> str:
-    """The address of the hub in use (`HF_ENDPOINT`)."""
+    """The address of the hub in use: `HF_ENDPOINT`, or the client's own default."""
     from huggingface_hub import constants
 
-    return str(constants.ENDPOINT)
+    return (os.environ.get("HF_ENDPOINT") or str(constants.ENDPOINT)).rstrip("/")
 
 
 def _is_a(error: BaseException, names: set[str]) -> bool:

@@ -1,0 +1,161 @@
+"""The magnitudes that calibration sees, and which formats they leave admissible, with a sentence for each refusal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cohomcli.errors import AnalysisIncomplete, UsageError
+from cohomcli.precision.capture import Captured
+from cohomcli.precision.execute import masked_entries, run
+from cohomcli.precision.formats import Format, get_format
+from cohomcli.precision.spec import Admissibility, ComputationGraph, Ranges, Vertex
+from cohomcli.precision.vertices import consumers
+
+HEADROOM = 2.0
+_PER_CHANNEL = re.compile(r"aten\.(linear|addmm|mm|matmul|conv\w*|_?convolution|embedding)\.")
+
+
+def ranges(captured: Captured, inputs: Sequence[Any]) -> Ranges:
+    """Largest and smallest non-zero magnitude of every vertex over `inputs` (float32 runs); entries of masks apart.
+
+    Raises:
+        UsageError: no inputs.
+        AnalysisIncomplete: the model itself produces an infinity or NaN; names where.
+    """
+    if not inputs:
+        raise UsageError("no inputs to take ranges from", "give at least one")
+    vertices = captured.graph.vertices
+    largest, smallest = np.zeros(len(vertices)), np.full(len(vertices), np.inf)
+
+    def store(index: int, value: torch.Tensor) -> torch.Tensor:
+        if value.is_floating_point() and value.numel() and vertices[index].fixed != "mask constant":
+            low, high = _extent(vertices[index], value)
+            largest[index], smallest[index] = max(largest[index], high), min(smallest[index], low)
+        return value
+
+    for example in inputs:
+        run(captured, example, torch.float32, store)
+    return Ranges(largest, np.where(np.isfinite(smallest), smallest, 0.0))
+
+
+def _extent(vertex: Vertex, value: torch.Tensor) -> tuple[float, float]:
+    """(smallest non-zero, largest) magnitude of the entries that are no mask; (inf, 0) when all are zero."""
+    magnitude = value.abs()
+    if vertex.mask_level:
+        magnitude = magnitude.masked_fill(masked_entries(vertex, value), 0.0)
+    high = float(magnitude.max())
+    if not np.isfinite(high):
+        raise AnalysisIncomplete(
+            f"the float32 model itself is not finite at {describe(vertex)}", "check the model and its inputs"
+        )
+    return float(magnitude.masked_fill_(magnitude == 0, np.inf).min()), high
+
+
+def describe(vertex: Vertex) -> str:
+    """A vertex for people: "aten.mul.Tensor 'mul_3' in model.layers.0.mlp", "weight 'lm_head.weight'"."""
+    if vertex.kind != "op":
+        return f"{vertex.kind} {vertex.name!r}"
+    return f"{vertex.target} {vertex.name!r}" + (f" in {vertex.module}" if vertex.module else "")
+
+
+def admissibility(
+    graph: ComputationGraph,
+    found: Ranges,
+    formats: Sequence[str],
+    headroom: float = HEADROOM,
+    keep: Mapping[str, Sequence[str]] | None = None,
+) -> Admissibility:
+    """Which formats each vertex may be stored in: range (measured, times `headroom`), int8 for weights, keep-lists.
+
+    `keep` maps a glob over module paths and weight names ("*.norm", "lm_head*") to the formats allowed there; the last
+    pattern that matches wins. Fixed vertices are allowed nothing and have no reason.
+
+    Raises:
+        UsageError: an unknown format, a headroom below 1, or a pattern that matches nothing.
+    """
+    if headroom < 1.0:
+        raise UsageError(f"headroom {headroom:g} is below 1", "a value above 1 leaves room for unseen inputs")
+    targets = [get_format(name) for name in formats]
+    kept = _kept(graph, keep or {})
+    readers = consumers(graph)
+    allowed: NDArray[np.bool_] = np.zeros((len(graph.vertices), len(targets)), dtype=bool)
+    reasons: dict[tuple[int, str], str] = {}
+    for vertex in graph.vertices:
+        if vertex.fixed:
+            continue
+        extent = (float(found.min_abs[vertex.index]), float(found.max_abs[vertex.index]))
+        read_by = [graph.vertices[c] for c in readers.get(vertex.index, [])]
+        for column, target in enumerate(targets):
+            reason = _refusal(vertex, read_by, target, extent, headroom)
+            if not reason and vertex.index in kept and target.name not in kept[vertex.index][1]:
+                pattern, names = kept[vertex.index]
+                reason = f"{describe(vertex)} is kept in {' or '.join(names)} by the keep-list {pattern!r}"
+            allowed[vertex.index, column] = not reason
+            if reason:
+                reasons[vertex.index, target.name] = reason
+    return Admissibility(tuple(formats), allowed, reasons)
+
+
+def _refusal(
+    vertex: Vertex, read_by: Sequence[Vertex], target: Format, extent: tuple[float, float], headroom: float
+) -> str:
+    """Why `vertex` cannot be stored in `target`, or an empty string."""
+    smallest, largest = extent
+    who = describe(vertex)
+    if target.per_channel:
+        return _int8_refusal(vertex, read_by)
+    if target.n_bytes == 1:  # a power-of-two scale puts the largest entry into range, whatever it is
+        if vertex.mask_level and not target.overflow_to_inf:
+            return f"{who} carries an attention mask, which {target.name} (no infinity) would confuse with scores"
+        return ""
+    if largest * headroom > target.max:
+        margin = f" with headroom {headroom:g}" if largest <= target.max else ""
+        return (
+            f"{who} reaches {largest:.4g} in magnitude, beyond {target.name}'s largest number {target.max:.6g}{margin}"
+        )
+    if 0.0 < largest <= target.min_subnormal / 2:
+        return (
+            f"{who} stays below {largest:.3g} in magnitude, so that {target.name} (smallest {target.min_subnormal:.3g}) "
+            "stores every entry as zero"
+        )
+    return ""
+
+
+def _int8_refusal(vertex: Vertex, read_by: Sequence[Vertex]) -> str:
+    if vertex.kind != "weight":
+        return f"{describe(vertex)} is no weight: int8 is weight-only"
+    if len(vertex.shape) < 2:
+        return f"{describe(vertex)} has {len(vertex.shape)} dimension(s): int8 per channel needs two"
+    if other := [c for c in read_by if not _PER_CHANNEL.match(c.target)]:
+        return (
+            f"{describe(vertex)} is read by {describe(other[0])}: int8 is for linear maps, convolutions and embeddings"
+        )
+    return ""
+
+
+def _kept(graph: ComputationGraph, keep: Mapping[str, Sequence[str]]) -> dict[int, tuple[str, Sequence[str]]]:
+    """Per vertex the last keep pattern that matches its module, a parent of it, or its name."""
+    kept: dict[int, tuple[str, Sequence[str]]] = {}
+    for pattern, names in keep.items():
+        for name in names:
+            get_format(name)
+        matched = [v for v in graph.vertices if not v.fixed and _matches(pattern, v)]
+        if not matched:
+            raise UsageError(
+                f"the keep pattern {pattern!r} matches no module or weight", "see the module paths of the plan"
+            )
+        kept.update({v.index: (pattern, names) for v in matched})
+    return kept
+
+
+def _matches(pattern: str, vertex: Vertex) -> bool:
+    parts = vertex.module.split(".")
+    paths = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    return any(fnmatchcase(path, pattern) for path in [*paths, vertex.name])

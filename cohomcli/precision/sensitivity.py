@@ -1,0 +1,289 @@
+"""What storing each vertex in each format does to the output, to first order, from one forward run and K adjoints.
+
+With d = round_f(v) - v known and g_k = J_v^T lambda_k from a backward sweep (`precision.adjoint`), the squared output
+error ||J_v d||^2 of one rounding is estimated by mean_k (g_k . d)^2, and its mean over independent roundings of the
+same size by mean_k sum_j g_kj^2 d_j^2. This is ADAPT's estimate (Menon et al. 2018) with random output directions
+(Hutchinson 1990) in place of one scalar output. A weight too large to keep K gradients of is scored where it is read:
+the sweep's cotangent there against the change of that op when the weight is rounded.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cohomcli.errors import UsageError
+from cohomcli.precision.adjoint import Recording, Sweep, record
+from cohomcli.precision.capture import Captured
+from cohomcli.precision.execute import Emulator, masked_entries, store_value, uniform, weight_axes
+from cohomcli.precision.formats import get_format
+from cohomcli.precision.output_norm import bind, from_scores
+from cohomcli.precision.spec import Admissibility, ErrorNorm, Inherited, Plan, Sensitivity
+from cohomcli.progress import Progress, silent
+
+STEP = "adjoints"
+N_PROBES = 32  # relative standard deviation of a squared score sqrt(2 / K) = 0.25; independent from vertex to vertex
+GRADIENT_LIMIT = 65536  # weights up to this size have their K gradients formed
+# The coherent estimate of K independent roundings is chi^2_K / K: beyond this many standard deviations it is coherence.
+SIGNIFICANT = 4.0
+# Ops whose results are generic whatever the grid of their operands; all others may copy, select, add or scale.
+_GENERIC = re.compile(
+    r"aten\.(linear|addmm|baddbmm|mm|bmm|matmul|einsum|conv|_?softmax|_?log_softmax|.*norm|gelu|silu|mish|elu|selu|celu"
+    r"|softplus|tanh|sigmoid|exp|log|rsqrt|sqrt|pow|mean|sum|var|std|cos|sin|erf|scaled_dot|_scaled_dot|lstm|gru|rnn"
+    r"|avg_pool|adaptive_avg|upsample_bi|cumsum|reciprocal|square)"
+)
+
+
+@dataclass(frozen=True)
+class SensitivityOptions:
+    """Formats to score, the output norm, and how many adjoints per input from which seed; float64 doubles the cost."""
+
+    formats: tuple[str, ...]
+    norm: ErrorNorm = "rel-l2"
+    n_probes: int = N_PROBES
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+
+
+def sensitivity(
+    captured: Captured,
+    inputs: Sequence[Any],
+    options: SensitivityOptions,
+    admissible: Admissibility | None = None,
+    progress: Progress = silent,
+) -> Sensitivity:
+    """Score every vertex in every format on `inputs` (the calibration set); errors are over all of them together.
+
+    Raises:
+        UsageError: no formats, an unknown one, fewer than one probe, or a norm that does not fit the outputs.
+        AnalysisIncomplete: the model's own outputs are not finite.
+    """
+    if not options.formats or options.n_probes < 1:
+        raise UsageError("sensitivity needs at least one format and one probe")
+    for name in options.formats:
+        get_format(name)
+    norm = bind(captured, inputs, options.norm)
+    if options.norm == "max-abs":
+        norm = norm.with_crest(_trial(captured, inputs, options, admissible))
+    scorer = _Scorer(captured, options)
+    generator = torch.Generator().manual_seed(options.seed)
+    for index, example in enumerate(inputs):
+        progress(STEP, index, len(inputs))
+        seeds = norm.seeds(index, options.n_probes, generator, options.dtype)
+        scorer.add(Sweep(record(captured, example, options.dtype), seeds))
+    progress(STEP, len(inputs), len(inputs))
+    return scorer.result(admissible)
+
+
+def _trial(
+    captured: Captured, inputs: Sequence[Any], options: SensitivityOptions, admissible: Admissibility | None
+) -> list[tuple[torch.Tensor, ...]]:
+    """Outputs of a trial plan in the first narrow format where it is admissible, whose error shows the crest factor."""
+    narrow = [f for f in options.formats if get_format(f).n_bytes == 2] or ["bf16"]
+    allowed = None
+    if admissible is not None and narrow[0] in admissible.formats:
+        column = admissible.allowed[:, admissible.formats.index(narrow[0])]
+        allowed = dict(enumerate(column.tolist()))
+    plan, emulator = uniform(captured, narrow[0], allowed), Emulator(captured)
+    return [emulator(plan, x).outputs for x in inputs]
+
+
+@dataclass
+class _Sums:
+    """Accumulated over inputs: the two estimators per (row, format); row 0 has no operand on the grid."""
+
+    diagonal: NDArray[np.float64]
+    coherent: NDArray[np.float64]
+    operands: tuple[int, ...] = ()
+
+
+class _Scorer:
+    """Collects both estimators of every vertex from the sweeps over the inputs."""
+
+    def __init__(self, captured: Captured, options: SensitivityOptions) -> None:
+        self.captured, self.options = captured, options
+        self.vertices = captured.graph.vertices
+        self.axes = weight_axes(captured)
+        self.sums: dict[int, _Sums] = {}
+        self._dots: dict[int, torch.Tensor] = {}
+
+    def add(self, sweep: Sweep) -> None:
+        """Score one input's sweep."""
+        self._dots = {}
+        small = {v.index for v in self.vertices if v.kind == "weight" and not v.fixed and v.numel <= GRADIENT_LIMIT}
+        gradients = sweep.run(lambda vertex, cotangents: self._visit(sweep, vertex, cotangents), small)
+        for vertex, gradient in gradients.items():
+            rounding = self._roundings(sweep.recording, vertex, sweep.recording.values[vertex])
+            self._accumulate(vertex, 0, gradient, rounding)
+        for vertex, dots in self._dots.items():
+            coherent = dots.square().mean(0).double().numpy()
+            self._entry(vertex).coherent[0] += coherent
+            self._entry(vertex).diagonal[0] += coherent
+
+    def _entry(self, vertex: int, operands: tuple[int, ...] = ()) -> _Sums:
+        if vertex not in self.sums:
+            shape = (2 ** len(operands), len(self.options.formats))
+            self.sums[vertex] = _Sums(np.zeros(shape), np.zeros(shape), operands)
+        return self.sums[vertex]
+
+    def _visit(self, sweep: Sweep, vertex: int, cotangents: torch.Tensor) -> None:
+        """Score the op's own stores, with and without operands on its grid, and the large weights it reads."""
+        self._score_weights(sweep, vertex, cotangents)
+        if self.vertices[vertex].fixed:
+            return
+        recording = sweep.recording
+        operands = self._grid_operands(vertex)
+        self._entry(vertex, operands)
+        rounding = self._roundings(recording, vertex, recording.values[vertex])
+        kernel = [n for n, f in enumerate(self.options.formats) if f == "fp32" and recording.dtype == torch.float32]
+        if kernel:
+            rounding[kernel] = sweep.kernel_error(vertex).flatten()
+        self._accumulate(vertex, 0, cotangents, rounding)
+        for row in range(1, 2 ** len(operands)):
+            on_grid = [u for bit, u in enumerate(operands) if row >> bit & 1]
+            inherited = self._inherited(sweep, vertex, on_grid)
+            inherited[kernel] = rounding[kernel]
+            self._accumulate(vertex, row, cotangents, inherited)
+
+    def _grid_operands(self, vertex: int) -> tuple[int, ...]:
+        """Operands whose grid can make the store exact: of ops that are not generic, two at most."""
+        v = self.vertices[vertex]
+        free = tuple(u for u in v.operands if not self.vertices[u].fixed)
+        return () if _GENERIC.match(v.target) or len(free) > 2 else free
+
+    def _accumulate(self, vertex: int, row: int, cotangents: torch.Tensor, roundings: torch.Tensor) -> None:
+        """Add both estimators: cotangents (K, *shape), roundings (F, numel)."""
+        g = cotangents.flatten(1)
+        entry = self._entry(vertex)
+        entry.diagonal[row] += (roundings.square() @ g.square().mean(0)).double().numpy()
+        entry.coherent[row] += (g @ roundings.T).square().mean(0).double().numpy()
+
+    def _roundings(self, recording: Recording, vertex: int, value: torch.Tensor) -> torch.Tensor:
+        """d (F, numel): what storing `value` in each format adds to it; zero at masked entries and where it overflows."""
+        v, found = self.vertices[vertex], value.new_zeros((len(self.options.formats), value.numel()))
+        hidden = masked_entries(v, value).flatten() if v.mask_level else None
+        for n, fmt in enumerate(self.options.formats):
+            if get_format(fmt).per_channel and (v.kind != "weight" or value.dim() < 2):
+                continue
+            d = (store_value(v, value, fmt, self.axes.get(vertex, 0)) - value).flatten()
+            found[n] = d if hidden is None else d.masked_fill(hidden, 0.0)
+        return found.nan_to_num_(0.0, 0.0, 0.0)
+
+    def _inherited(self, sweep: Sweep, vertex: int, on_grid: Sequence[int]) -> torch.Tensor:
+        """d (F, numel) when the operands `on_grid` are themselves stored in each format."""
+        values, rows = sweep.recording.values, []
+        for n, fmt in enumerate(self.options.formats):
+            if get_format(fmt).per_channel:
+                rows.append(torch.zeros_like(values[vertex]).flatten())
+                continue
+            rounded = {u: store_value(self.vertices[u], values[u], fmt, self.axes.get(u, 0)) for u in on_grid}
+            moved = sweep.evaluate(vertex, rounded).detach()
+            rows.append(self._roundings(sweep.recording, vertex, moved)[n])
+        return torch.stack(rows)
+
+    def _score_weights(self, sweep: Sweep, vertex: int, cotangents: torch.Tensor) -> None:
+        """Add <cotangents, change of the op> for each large weight it reads, (K, F) summed over the weight's readers."""
+        base = None
+        for u in self.vertices[vertex].operands:
+            w = self.vertices[u]
+            if w.kind != "weight" or w.fixed or w.numel <= GRADIENT_LIMIT:
+                continue
+            base = sweep.evaluate(vertex, {}).detach() if base is None else base
+            dots = [self._dot(sweep, vertex, u, fmt, base, cotangents) for fmt in self.options.formats]
+            self._dots[u] = self._dots.get(u, 0.0) + torch.stack(dots, dim=1)
+
+    def _dot(
+        self, sweep: Sweep, vertex: int, weight: int, fmt: str, base: torch.Tensor, cotangents: torch.Tensor
+    ) -> torch.Tensor:
+        w, value = self.vertices[weight], sweep.recording.values[weight]
+        rounded = store_value(w, value, fmt, self.axes.get(weight, 0))
+        change = (sweep.evaluate(vertex, {weight: rounded}) - base).detach().nan_to_num_(0.0, 0.0, 0.0)
+        return cotangents.flatten(1) @ change.flatten()
+
+    def result(self, admissible: Admissibility | None) -> Sensitivity:
+        """The scores, inf where not admissible."""
+        n, options = len(self.vertices), self.options
+        scores, diagonal, coherent = (np.zeros((n, len(options.formats))) for _ in range(3))
+        inherited = []
+        for vertex, sums in self.sums.items():
+            combined = self._combine(vertex, sums)
+            scores[vertex], diagonal[vertex], coherent[vertex] = combined[0], sums.diagonal[0], sums.coherent[0]
+            if sums.operands:
+                inherited.append(Inherited(vertex, sums.operands, combined))
+        if admissible is not None:
+            scores[~_columns(admissible, options.formats)] = math.inf
+        scores[[v.index for v in self.vertices if v.fixed]] = 0.0
+        return Sensitivity(
+            options.formats, scores, diagonal, coherent, options.n_probes, options.norm, {}, tuple(inherited)
+        )
+
+    def _combine(self, vertex: int, sums: _Sums) -> NDArray[np.float64]:
+        if self.vertices[vertex].kind == "weight":
+            return sums.coherent
+        noise = 1.0 + SIGNIFICANT * math.sqrt(2.0 / self.options.n_probes)
+        return np.where(sums.coherent > noise * sums.diagonal, sums.coherent, sums.diagonal)
+
+
+def _columns(admissible: Admissibility, formats: Sequence[str]) -> NDArray[np.bool_]:
+    """`allowed` with its columns in the order of `formats`.
+
+    Raises:
+        UsageError: a format that admissibility was not decided for.
+    """
+    if missing := [f for f in formats if f not in admissible.formats]:
+        raise UsageError(
+            f"admissibility says nothing about {missing[0]!r}", f"it knows {', '.join(admissible.formats)}"
+        )
+    return admissible.allowed[:, [admissible.formats.index(f) for f in formats]]
+
+
+# --- prediction -------------------------------------------------------------------------------------------------------
+
+
+def predict(found: Sensitivity, plan: Plan) -> float:
+    """The plan's predicted error in the units of the norm (estimated); inf where it uses an inadmissible format.
+
+    Raises:
+        UsageError: a format that was not scored, or a plan for another graph.
+    """
+    return from_scores(found.norm, float(sum(contributions(found, plan))))
+
+
+def contributions(found: Sensitivity, plan: Plan) -> NDArray[np.float64]:
+    """Each vertex's share of the predicted squared error (n,), with exact stores of copies counted as such."""
+    if len(plan.formats) != len(found.scores):
+        raise UsageError(f"the plan has {len(plan.formats)} formats for {len(found.scores)} vertices")
+    column = {f: n for n, f in enumerate(found.formats)}
+    if unknown := sorted({f for f in plan.formats if f and f not in column}):
+        raise UsageError(f"format {unknown[0]!r} has no scores", f"scored: {', '.join(found.formats)}")
+    total = np.array([found.scores[v, column[f]] if f else 0.0 for v, f in enumerate(plan.formats)])
+    for entry in found.inherited:
+        fmt = plan.formats[entry.vertex]
+        if math.isfinite(total[entry.vertex]):
+            total[entry.vertex] = entry.scores[_row(entry, plan, fmt), column[fmt]]
+    return total
+
+
+def _row(entry: Inherited, plan: Plan, fmt: str) -> int:
+    """Which operands lie on the grid of `fmt`: those with no more significand bits. int8 values fill a float32."""
+    bits = {f: 24 if get_format(f).per_channel else get_format(f).significand_bits for f in plan.formats if f}
+    return sum(1 << n for n, u in enumerate(entry.operands) if bits[plan.formats[u]] <= bits[fmt])
+
+
+def copies(found: Sensitivity) -> Mapping[int, int]:
+    """Vertices that only copy, select or scale one operand, each with that operand.
+
+    Stored in one format the copy is exact, so an assignment may tie both and count the rounding once.
+    """
+    return {
+        entry.vertex: entry.operands[0]
+        for entry in found.inherited
+        if len(entry.operands) == 1 and not entry.scores[1].any() and entry.scores[0].any()
+    }
