@@ -40,7 +40,7 @@ class Several(nn.Module):
         return scaled, picked, torch.var_mean(joined, dim=-1)[1]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox", "opt", "bert", "distilbert"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_language_models_compute_the_same(name: str, tmp_path: Path) -> None:
     class NoCache(Logits):
         def forward(self, ids: Tensor) -> Tensor:

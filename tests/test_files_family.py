@@ -91,7 +91,7 @@ def opened(content: Any, tmp_path: Path, options: FileOptions | None = None) -> 
     return open_model_file(tmp_path / "weights", options)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "net."])
+@pytest.mark.parametrize("prefix", ["", "net."])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_inferred_model_computes_the_same(name: str, prefix: str, tmp_path: Path) -> None:
     model = randomised(MODELS[name]())

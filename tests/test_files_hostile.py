@@ -286,7 +286,7 @@ def bombs() -> dict[str, bytes]:
         "a long decimal": program(b"I" + b"9" * 1_000_000 + b"\n"),
         "copies": program(shared + encode * 3_000 + b"e"),
         "deep lists": program(deep_lists),
-        "deep tuples": program(b"N" + b"\x85" * 500_000),
+        "deep tuples": program(b"N" + b"\x85" * 100_000),
         "colliding keys": program(dictionary),
         "tuple keys": program(b"}" + b"".join(doubling + b"N" + b"s" for _ in range(100))),
         "endless module": hostile.torch_zip(endless_module(), Member("m/data/0", bytes(12))),

@@ -53,7 +53,6 @@ class Sweep:
         self.recording = recording
         self.captured = recording.captured
         self.seeds = seeds
-        self.n_probes = int(seeds[0].shape[0])
         self.active = _active(self.captured)
         self._cotangents: dict[int, torch.Tensor] = {}
 
@@ -173,7 +172,7 @@ def _vjp_one_by_one(
 
 
 def differentiable(instruction: Instruction, values: Mapping[int, Any], dtype: torch.dtype) -> Any:
-    """`call`, with the derivatives that training leaves out: the padding row of embeddings, frozen running statistics."""
+    """`call`, with the derivatives that training leaves out: embeddings' padding row, frozen running statistics."""
     if _EMBEDDING.match(instruction.op):
         weight, ids = (values[a.index] for a in instruction.args[:2])
         return torch.nn.functional.embedding(ids, weight)

@@ -1,4 +1,4 @@
-"""From a module and example inputs to a program and its computation graph, by torch.export or, failing that, by watching.
+"""From a module and example inputs to a program and its computation graph, by torch.export, or else by watching.
 
 The shapes are those of the example: every later input must have them (`precision.inputs` cuts and pads texts to one
 length). The module is captured as it computes in float32; casts to 16 bits in its own code are dropped, because the
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -65,7 +65,7 @@ class Captured:
             ):
                 got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
                 raise UsageError(
-                    f"input {argument.name!r} is {got}, but the model was captured with {argument.shape} {argument.dtype}",
+                    f"input {argument.name!r} is {got}, the model was captured with {argument.shape} {argument.dtype}",
                     "give every input the shape of the first one",
                 )
             bound[argument.slot] = value
@@ -253,7 +253,8 @@ class _Reader:
         value = node.meta["val"]
         slot = self._slot()
         shape, dtype = (tuple(value.shape), value.dtype) if isinstance(value, torch.Tensor) else ((), None)
-        self.instructions.append(Instruction(node.name, node.target, args, kwargs, slot.index, module, shape, dtype))
+        target = cast("Callable[..., Any]", node.target)  # call_function nodes hold the function itself
+        self.instructions.append(Instruction(node.name, target, args, kwargs, slot.index, module, shape, dtype))
         return slot
 
 

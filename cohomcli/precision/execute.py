@@ -206,9 +206,10 @@ def _checked_store(vertex: Vertex, value: torch.Tensor, fmt: str, axis: int, emu
     if beyond:
         emulation.overflow[vertex.index] = beyond
     stored = store_value(vertex, value, fmt, axis)
-    if not bool(torch.isfinite(stored.sum())):  # a finite sum has finite terms
-        if bool((~torch.isfinite(stored) & ~masked_entries(vertex, value)).any()):
-            emulation.non_finite.append(vertex.index)
+    # A finite sum has finite terms: the second look is rarely needed.
+    suspicious = not bool(torch.isfinite(stored.sum()))
+    if suspicious and bool((~torch.isfinite(stored) & ~masked_entries(vertex, value)).any()):
+        emulation.non_finite.append(vertex.index)
     return stored
 
 

@@ -107,7 +107,7 @@ def _refusal(
     vertex: Vertex, read_by: Sequence[Vertex], target: Format, extent: tuple[float, float], headroom: float
 ) -> str:
     """Why `vertex` cannot be stored in `target`, or an empty string."""
-    smallest, largest = extent
+    largest = extent[1]
     who = describe(vertex)
     if target.per_channel:
         return _int8_refusal(vertex, read_by)
@@ -122,8 +122,8 @@ def _refusal(
         )
     if 0.0 < largest <= target.min_subnormal / 2:
         return (
-            f"{who} stays below {largest:.3g} in magnitude, so that {target.name} (smallest {target.min_subnormal:.3g}) "
-            "stores every entry as zero"
+            f"{who} stays below {largest:.3g} in magnitude, so that {target.name} "
+            f"(smallest {target.min_subnormal:.3g}) stores every entry as zero"
         )
     return ""
 

@@ -74,7 +74,9 @@ def _leaf_names(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
     from cohomcli.precision.capture import output_name
 
     paths = [path for path, _ in pytree.tree_flatten_with_path((args, kwargs))[0]]
-    return [output_name(path[1:]) if path[0].idx == 1 else f"arg{output_name(path[1:])}" for path in paths]
+    return [
+        output_name(path[1:]) if getattr(path[0], "idx", None) == 1 else f"arg{output_name(path[1:])}" for path in paths
+    ]
 
 
 @contextmanager
@@ -98,11 +100,11 @@ def _module_hooks(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
             handle.remove()
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every call, with tensors replaced by the slots of the calls that made them."""
 
     def __init__(self, model: nn.Module, leaves: list[Any], names: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.paths: list[str] = []
         self.output_paths: list[Any] = []
         self.instructions: list[Instruction] = []
@@ -132,12 +134,12 @@ class _Recorder(TorchDispatchMode):
             self._write_list(func, read_args, read_kwargs, result, module)
         return result
 
-    def _write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: torch.Tensor, module: str) -> None:
+    def _write(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: torch.Tensor, module: str
+    ) -> None:
         slot = self._new(result)
         name = f"{getattr(func, '__name__', str(func)).split('.')[0]}_{slot}"
-        self.instructions.append(
-            Instruction(name, func, args, kwargs, slot, module, tuple(result.shape), result.dtype)
-        )
+        self.instructions.append(Instruction(name, func, args, kwargs, slot, module, tuple(result.shape), result.dtype))
 
     def _write_list(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, module: str) -> None:
         whole = self._next()
@@ -178,6 +180,4 @@ class _Recorder(TorchDispatchMode):
             for path, value in zip(self.output_paths, results, strict=True)
             if isinstance(value, torch.Tensor) and value.is_floating_point() and id(value) in self._slots
         )
-        return Program(
-            tuple(self.instructions), tuple(self.held.values()), tuple(self.arguments.values()), outputs
-        )
+        return Program(tuple(self.instructions), tuple(self.held.values()), tuple(self.arguments.values()), outputs)

@@ -166,7 +166,7 @@ class _Scorer:
         entry.coherent[row] += (g @ roundings.T).square().mean(0).double().numpy()
 
     def _roundings(self, recording: Recording, vertex: int, value: torch.Tensor) -> torch.Tensor:
-        """d (F, numel): what storing `value` in each format adds to it; zero at masked entries and where it overflows."""
+        """d (F, numel): what storing `value` in each format adds to it; zero where masked or overflowing."""
         v, found = self.vertices[vertex], value.new_zeros((len(self.options.formats), value.numel()))
         hidden = masked_entries(v, value).flatten() if v.mask_level else None
         for n, fmt in enumerate(self.options.formats):
@@ -189,7 +189,7 @@ class _Scorer:
         return torch.stack(rows)
 
     def _score_weights(self, sweep: Sweep, vertex: int, cotangents: torch.Tensor) -> None:
-        """Add <cotangents, change of the op> for each large weight it reads, (K, F) summed over the weight's readers."""
+        """Add <cotangents, change of the op> for each large weight it reads, (K, F) summed over its readers."""
         base = None
         for u in self.vertices[vertex].operands:
             w = self.vertices[u]

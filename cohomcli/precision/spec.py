@@ -28,12 +28,12 @@ class Vertex:
 
     Views (reshape, transpose, slice, expand, ...) are contracted into the vertex whose value they show. `name` is the
     graph's node name, `target` the ATen op ("aten.linear.default") or "" for weights and inputs, `module` the path of
-    the module it belongs to ("transformer.h.0.attn"), `numel` the elements stored. `operands` are the vertices it reads,
-    without repetition. `storage` identifies the memory of a weight: tied weights share one. `fixed` names the reason
-    why its format cannot be chosen ("integer", "bool", "complex", "input", "constant" of the model's code, "mask
-    constant", "discrete": it only decides something discrete), or is empty. `mask_level` < 0 says that entries of at
-    most half of it come from an additive attention mask of that value: a store saturates them at the format's lowest
-    number instead of overflowing (`clamp` before the cast), and they do not count for ranges.
+    the module it belongs to ("transformer.h.0.attn"), `numel` the elements stored. `operands` are the vertices it
+    reads, without repetition. `storage` identifies the memory of a weight: tied weights share one. `fixed` names the
+    reason why its format cannot be chosen ("integer", "bool", "complex", "input", "constant" of the model's code,
+    "mask constant", "discrete": it only decides something discrete), or is empty. `mask_level` < 0 says that entries
+    of at most half of it come from an additive attention mask of that value: a store saturates them at the format's
+    lowest number instead of overflowing (`clamp` before the cast), and they do not count for ranges.
     """
 
     index: int

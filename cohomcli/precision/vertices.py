@@ -162,7 +162,7 @@ class _Builder:
 
 
 def _aliases(schema: Any) -> bool:
-    """Whether the first argument is declared to share memory with the result, unchanged: Tensor(a) self -> Tensor(a)."""
+    """Whether the first argument is declared to share memory with the result: Tensor(a) self -> Tensor(a)."""
     alias = schema.arguments[0].alias_info
     returns = schema.returns[0].alias_info if schema.returns else None
     return alias is not None and not alias.is_write and returns is not None

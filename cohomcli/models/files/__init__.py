@@ -5,7 +5,7 @@ file. The way through the modules, from bytes to a model:
 
     source, sniff, archive        bounded reads; what kind of file it is; strict zip archives
     inert, rebuild, numpystubs    a pickle machine without calls; our stand-ins for tensor constructors
-    torchfile, torchscript, exported, safetensors, arrays      one module per format
+    torchfile, torchscript, exported, safetensors_data, arrays     one module per format
     modules, statedict            module trees, and the one state dict that is the model
     tensors                       raw bytes into tensors, claims checked against what is there
     family*, heads, shapes        names and shapes into a transformers configuration, assumptions listed

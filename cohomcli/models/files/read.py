@@ -16,7 +16,7 @@ from cohomcli.models.files.limits import DEFAULT, Limits
 from cohomcli.models.files.modelfile import ModelFile
 from cohomcli.models.files.modules import ModuleContent
 from cohomcli.models.files.objects import TensorSpec, Unread
-from cohomcli.models.files.safetensors import read_safetensors
+from cohomcli.models.files.safetensors_data import read_safetensors
 from cohomcli.models.files.sniff import FileKind, refuse, sniff_source
 from cohomcli.models.files.source import Source, open_source
 from cohomcli.models.files.statedict import Choice, choose_state_dict

@@ -94,7 +94,7 @@ def _run_child(path: Path, output: Path, kind: FileKind, trust: TrustLimits) -> 
     environment = {key: os.environ[key] for key in _KEPT_ENVIRONMENT if key in os.environ}
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
-            [sys.executable, str(_CHILD), str(path), str(output), json.dumps(caps), kind],
+            [sys.executable, "-P", str(_CHILD), str(path), str(output), json.dumps(caps), kind],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
