@@ -33,6 +33,8 @@ def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 
 def _process(arguments: list[str], **kwargs) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "cohomcli", *arguments]
+    # A suite started in the background inherits an ignored SIGINT; the command under test must not.
+    kwargs.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
