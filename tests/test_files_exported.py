@@ -4,12 +4,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import hostile
 import pytest
 import tinymodels
 import torch
 from filemodels import Logits, small_cnn
 from torch import Tensor, nn
 
+from cohomcli.errors import InputRefused
 from cohomcli.models.files.opened import OpenedFile, open_model_file
 
 
@@ -109,3 +111,76 @@ def test_control_flow_is_left_alone_and_says_so(tmp_path: Path) -> None:
     assert opened.model is None
     assert "cond" in opened.why
     assert torch.equal(opened.file.tensors["w"], torch.ones(3))
+
+
+def test_regions_without_gradients_or_autocast_are_transparent(tmp_path: Path) -> None:
+    class Regions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                scale = x.norm() + 1
+            with torch.autocast("cpu", enabled=False):
+                y = self.layer(x) / scale
+            return y * 2
+
+    model, x = Regions(), torch.randn(2, 3)
+    opened = exported(model, (x,), tmp_path)
+    assert opened.built_from == "exported-graph", opened.why
+    assert torch.equal(opened.model(x), model(x))
+
+
+def test_a_region_with_autocast_on_is_left_alone(tmp_path: Path) -> None:
+    class Lowered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.layer(x)
+
+    opened = exported(Lowered(), (torch.randn(2, 3),), tmp_path)
+    assert opened.model is None
+    assert "autocast" in opened.why
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> bytes:
+    exported(nn.Linear(2, 2), (torch.ones(1, 2),), tmp_path)
+    return (tmp_path / "m.pt2").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "added", "why"),
+    [
+        (lambda name, data: data, hostile.Member("m/models/other.json", b"{}"), "2 exported programs"),
+        (lambda name, data: None if "models/" in name else data, None, "compiled code"),
+        (lambda name, data: None if "config.json" in name else data, None, "missing inside"),
+        (lambda name, data: b"[" * 100_000 if name.endswith("config.json") else data, None, "not valid JSON"),
+        (lambda name, data: b"[]" if name.endswith("model.json") else data, None, "not a JSON object"),
+        (
+            lambda name, data: data.replace(b'"as_int": 2', b'"as_int": 3') if "config" in name else data,
+            None,
+            "outside",
+        ),
+        (lambda name, data: data.replace(b'"as_int": 2', b'"as_int": -2') if "config" in name else data, None, "shape"),
+        (lambda name, data: data.replace(b'"as_int": 2', b'"as_expr": 2') if "config" in name else data, None, "shape"),
+        (lambda name, data: data.replace(b"weight_0", b"../../x") if "config" in name else data, None, "damaged"),
+    ],
+)
+def test_damaged_or_foreign_archives_are_named(
+    change: Any, added: hostile.Member | None, why: str, archive: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "m").write_bytes(hostile.rezip(archive, change, *([added] if added else [])))
+    with pytest.raises(InputRefused, match=why):
+        open_model_file(tmp_path / "m")
+
+
+def test_the_older_layout_is_named(tmp_path: Path) -> None:
+    members = [hostile.Member("serialized_exported_program.json", b"{}"), hostile.Member("version", b"5")]
+    (tmp_path / "m").write_bytes(hostile.zip_archive(members))
+    with pytest.raises(InputRefused, match=r"before 2\.9"):
+        open_model_file(tmp_path / "m")

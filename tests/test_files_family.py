@@ -67,6 +67,12 @@ MODELS: dict[str, Callable[[], Any]] = {
         hf.DistilBertConfig(dim=768, n_layers=1, n_heads=12, hidden_dim=48, vocab_size=40)
     ),
     "vit-classifier": lambda: hf.ViTForImageClassification(vit(num_labels=5)),
+    "bert-tokens": lambda: hf.BertForTokenClassification(bert(num_labels=4)),
+    "bert-answers": lambda: hf.BertForQuestionAnswering(bert()),
+    "roberta-tokens": lambda: hf.RobertaForTokenClassification(roberta(num_labels=4)),
+    "distilbert-classifier": lambda: hf.DistilBertForSequenceClassification(
+        hf.DistilBertConfig(dim=768, n_layers=1, n_heads=12, hidden_dim=48, vocab_size=40)
+    ),
     "vit-bare": lambda: hf.ViTModel(vit()),
 }
 
@@ -191,6 +197,49 @@ def test_a_pickled_hugging_face_model_brings_its_config(name: str, tmp_path: Pat
     assert found.assumptions == ()
     with torch.no_grad():
         assert torch.equal(found.model(**given)[0], model(**given)[0])
+
+
+class Wrapper(nn.Module):
+    """Holds a model as DistributedDataParallel does."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+def test_a_wrapper_around_a_pickled_model_is_looked_through(tmp_path: Path) -> None:
+    model = tinymodels.build("gpt2")
+    found: Any = opened(Wrapper(model), tmp_path)
+    assert found.built_from == "pickled-config"
+    assert found.file.root_class.endswith("GPT2LMHeadModel")
+    assert found.file.module_tree["transformer.h.0"].endswith("GPT2Block")
+    with torch.no_grad():
+        assert torch.equal(found.model(IDS)[0], model(IDS)[0])
+
+
+def test_a_head_of_the_users_own_leaves_the_weights_and_says_so(tmp_path: Path) -> None:
+    state = {**randomised(MODELS["bert-bare"]()).state_dict(), "my_head.weight": torch.ones(3)}
+    found = opened(state, tmp_path)
+    assert found.model is None
+    assert "left over ('my_head.weight')" in found.why
+    assert "my_head.weight" in found.file.tensors
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("use_kernels", True), ("_attn_implementation", "kernels-community/evil"), ("auto_map", {"AutoModel": "a.Evil"}),
+     ("experts_implementation", "evil/kernel"), ("vocab_size", 10**11), ("n_embd", 10**6), ("n_layer", 10**6)],
+)  # fmt: skip
+def test_a_hostile_configuration_in_a_pickle_is_harmless(key: str, value: object, tmp_path: Path) -> None:
+    model = tinymodels.build("gpt2")
+    object.__setattr__(model.config, key, value)
+    found: Any = opened(model, tmp_path)
+    if isinstance(value, int) and value > 1:
+        assert found.model is None
+        assert found.why
+    else:
+        with torch.no_grad():
+            assert torch.equal(found.model(IDS)[0], tinymodels.build("gpt2")(IDS)[0])
 
 
 @pytest.mark.parametrize(

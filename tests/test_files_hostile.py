@@ -363,7 +363,7 @@ def test_bombs_are_refused_within_a_gigabyte_and_the_processor_time_given(tmp_pa
 
 def zip_bombs() -> dict[str, bytes]:
     """Archives that would unfold to far more than they are."""
-    zeros = bytes(200 * 2**20)
+    zeros = bytes(70 * 2**20)
     main = hostile.claimed_tensor(len(zeros) // 4, (len(zeros) // 4,), (1,))
     quine = [Member("m/data.pkl", main), Member("m/data/0", b"x" * 1000)]
     kernel = Member("m/0", b"x" * 2000)

@@ -7,6 +7,7 @@ the exact check; the solver's own claims are not used.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from cohomcli.precision.spec import Problem, Solution
 FIRST_LEAVES = 12  # branches before HiGHS's own search: on transformer graphs they close the gap 2 to 4 times sooner
 MOST_LEAVES = 400
 FRACTIONAL = 1e-6
+HUGE = 1 << 1023
 SEARCH_SHARE = 0.5  # of the time that is left then, for HiGHS's own search
 
 
@@ -128,7 +130,7 @@ class _Search:
             error=float(Fraction(self.contraction.error_of(self.best), 1 << self.contraction.error_bits)),
             lower_bound=bound,
             gap=float(gap / abs(self.best_cost)) if gap else 0.0,
-            price=float(root.multipliers.price),
+            price=float(root.multipliers.price) if root.multipliers.price < HUGE else math.inf,
             infeasible=False,
             seconds=seconds,
             certificate=Certificate(str(bound), root.node),

@@ -26,6 +26,7 @@ from cohomcli.precision.contraction import Contraction, Domains, Hub, contract
 from cohomcli.precision.spec import Problem
 
 Node = Mapping[str, Any]
+MOST_BITS = 1 << 14  # of a certificate's potentials: no float needs more, and a hostile file cannot ask for gigabytes
 
 
 @dataclass(frozen=True)
@@ -222,8 +223,8 @@ def _multipliers(contraction: Contraction, node: Node) -> Multipliers:
     bits = node["bits"]
     rows = tuple(tuple(tuple(row) for row in hub) for hub in node["potentials"])
     numbers = [bits, *(x for hub in rows for row in hub for x in row)]
-    if any(type(x) is not int for x in numbers) or bits < 0:
-        raise ValueError("bits and potentials are integers")
+    if any(type(x) is not int for x in numbers) or not 0 <= bits <= MOST_BITS:
+        raise ValueError("bits and potentials are integers, and the bits are few")
     if any(len(row) != contraction.n_formats for hub in rows for row in hub):
         raise ValueError("a reader has one potential per format")
     return Multipliers(fraction(node["price"]), rows, bits)

@@ -152,7 +152,8 @@ class Solution:
 
     `lower_bound` is exact: a weak-duality bound evaluated in rationals (Neumaier and Shcherbina 2004), so
     `objective - lower_bound` >= the true gap; status `proved-in-model`. `infeasible` says that a Farkas-type bound
-    proves that no assignment meets the budget. `price` is the multiplier of the error budget (cost per unit of error).
+    proves that no assignment meets the budget. `price` is the multiplier of the error budget (cost per unit of error),
+    inf where no assignment exists.
     `certificate` proves `lower_bound` or the infeasibility: `certificate.check(problem, it)` accepts it.
     """
 

@@ -35,7 +35,7 @@ _KNOWN_CODE = (
     (re.compile(r"(^|\.)stages\.0\.blocks\.0\."), "a timm ConvNeXt or RegNet", "timm.create_model(...)"),
 )
 _CODE_HINT = "give its code with --model-code file.py:factory"
-_ANY_HINT = "give its config.json with --config-json, or its code with --model-code file.py:factory"
+ANY_HINT = "give its config.json with --config-json, or its code with --model-code file.py:factory"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def infer_family(tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None 
 
 def _is_wrapped(tensors: Mapping[str, Tensor], family: str) -> bool:
     marker, usual, _ = _FAMILIES[family]
-    return any(name.endswith(f"{usual}{marker}") for name in tensors)
+    return any(f".{name}".endswith(f".{usual}{marker}") for name in tensors)
 
 
 def _known_code(tensors: Mapping[str, Tensor]) -> NoMatch:
@@ -97,4 +97,4 @@ def _known_code(tensors: Mapping[str, Tensor]) -> NoMatch:
         if any(pattern.search(name) for name in tensors):
             hint = f"{_CODE_HINT}, where factory returns {code}"
             return NoMatch(f"these look like the weights of {what}, which is not loadable without its code", hint)
-    return NoMatch("the names of these weights belong to no architecture known here", _ANY_HINT)
+    return NoMatch("the names of these weights belong to no architecture known here", ANY_HINT)

@@ -99,13 +99,23 @@ def vit(stack: Backbone, _: dict[str, Any]) -> tuple[Inference, dict[str, Tensor
 
 
 def _choose_class(found: Inference, stack: Backbone, headed: str, head: str, bare: str) -> None:
-    """The class with a head when that head is stored; a classifier's labels are counted from its weights."""
+    """The class whose head is stored; a classifier's labels are counted from its weights.
+
+    A classifier of whole texts sits on a pooled vector (BERT's pooler, RoBERTa's `classifier.dense`, DistilBERT's
+    `pre_classifier`), one of tokens sits on the stack itself.
+    """
     classifier = stack.heads.get("classifier.weight", stack.heads.get("classifier.out_proj.weight"))
+    pooled = {"pooler.dense.weight", "classifier.dense.weight", "pre_classifier.weight"} & {
+        *stack.tensors,
+        *stack.heads,
+    }
+    name = bare
     if head in stack.heads:
-        found.config["architectures"] = [headed]
-    elif classifier is not None and not bare.startswith("ViT"):
-        found.config["architectures"] = [bare.replace("Model", "ForSequenceClassification")]
-    else:
-        found.config["architectures"] = [bare]
+        name = headed
+    elif "qa_outputs.weight" in stack.heads:
+        name = bare.replace("Model", "ForQuestionAnswering")
+    elif classifier is not None:
+        name = bare.replace("Model", "ForSequenceClassification" if pooled else "ForTokenClassification")
+    found.config["architectures"] = [name]
     if classifier is not None:
         found.config["num_labels"] = int(classifier.shape[0])

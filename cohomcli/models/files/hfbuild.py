@@ -99,6 +99,7 @@ def _model_class(config: Any) -> Any:
         auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
         auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+        auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     )
     if any(named in mapping.values() for mapping in classifiers):
         return getattr(transformers, named)
@@ -158,11 +159,10 @@ def _load(path: Path, wanted: Any, config: Any, tensors: dict[str, Tensor]) -> t
 
 
 def _account_for(path: Path, model: Any, report: dict[str, Any]) -> None:
-    """Refuse what does not match; a missing pooler is removed with its random weights, for nothing here uses it."""
+    """Refuse what does not match; a bare model's missing pooler is removed with its random weights."""
     missing = sorted(report["missing_keys"])
-    if missing and all(_POOLER in key for key in missing):
-        backbone = getattr(model, getattr(model, "base_model_prefix", "") or "", model)
-        backbone.pooler = None
+    if missing and all(_POOLER in key for key in missing) and model.base_model is model:
+        model.pooler = None
         missing = []
     problems = {
         "missing": missing,

@@ -11,6 +11,7 @@ from cohomcli.models.files.objects import Inert
 from cohomcli.models.files.source import Source
 
 _OWN = ("_parameters", "_buffers", "_modules")
+_WRAPPERS = {"module", "_orig_mod"}  # what DDP and torch.compile call the model they wrap
 _MAX_TUPLE = 8
 
 
@@ -18,7 +19,8 @@ _MAX_TUPLE = 8
 class ModuleContent:
     """What a module tree holds. `tensors` is its state dict, in torch's order; `extras` are non-persistent buffers and
     tensors kept as plain attributes. `tree` gives every module's class, `settings` its plain numbers and texts, by
-    path ("" is the root). `config` is a Hugging Face configuration found on the root, with its class.
+    path ("" is the root). `config` is a Hugging Face configuration found on the root or the model that a wrapper
+    around it holds, with its class.
     """
 
     tensors: dict[str, Leaf] = field(default_factory=dict)
@@ -27,6 +29,22 @@ class ModuleContent:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     config: dict[str, Any] | None = None
     config_class: str = ""
+
+    def update(self, other: ModuleContent, prefix: str) -> None:
+        """Add another module's content under `prefix`."""
+        start = f"{prefix}." if prefix else ""
+        self.tensors |= {f"{start}{name}": value for name, value in other.tensors.items()}
+        self.extras |= {f"{start}{name}": value for name, value in other.extras.items()}
+        self.tree |= {f"{start}{path}".removesuffix("."): name for path, name in other.tree.items()}
+        self.settings |= {f"{start}{path}".removesuffix("."): held for path, held in other.settings.items()}
+
+    def strip_tree(self, prefix: str) -> None:
+        """Make the module at `prefix` (`module.`) the root, where a wrapper was."""
+        if prefix and any(f"{path}." == prefix for path in self.tree):
+            cut = len(prefix)
+            self.tree = {p[cut:]: name for p, name in self.tree.items() if f"{p}.".startswith(prefix)}
+            self.settings = {p[cut:]: held for p, held in self.settings.items() if f"{p}.".startswith(prefix)}
+            self.extras = {name.removeprefix(prefix): value for name, value in self.extras.items()}
 
 
 def is_module(value: object) -> bool:
@@ -48,11 +66,11 @@ def read_module(source: Source, root: Inert, limits: Limits) -> ModuleContent:
         fields = module.fields
         content.tree[".".join(path)] = module.path
         _collect(content, names, path, fields)
+        config = fields.get("config") if set(path) <= _WRAPPERS and content.config is None else None
+        if isinstance(config, Inert) and config.path.endswith("Config"):
+            content.config, content.config_class = settings(config), config.path
         children = [(names.join(path, name), child) for name, child in fields["_modules"].items() if is_module(child)]
         pending += reversed(children)
-    config = root.fields.get("config")
-    if isinstance(config, Inert) and config.path.endswith("Config"):
-        content.config, content.config_class = settings(config), config.path
     return content
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from cohomcli.errors import InputRefused
 from cohomcli.models.files.exportedgraph import build_exported
-from cohomcli.models.files.family import FamilyMatch, infer_family
+from cohomcli.models.files.family import ANY_HINT, FamilyMatch, infer_family
 from cohomcli.models.files.hfbuild import (
     Weights,
     build_transformers,
@@ -79,7 +79,7 @@ def open_model_file(path: Path, options: FileOptions | None = None, limits: Limi
     if file.config and model_type:
         given = without_dropped_settings(file.config)
         config = {**given, "model_type": model_type, "architectures": [file.root_class.rpartition(".")[2]]}
-        return OpenedFile(file, build_transformers(Weights(path, file.tensors), config), "pickled-config", config)
+        return _attempt(file, config, OpenedFile(file, built_from="pickled-config", config=config))
     if is_plain_sequence(file):
         return OpenedFile(file, build_sequence(file), "torch.nn")
     if file.graph is None:
@@ -105,5 +105,13 @@ def _from_family(file: ModelFile) -> OpenedFile:
     match = infer_family(file.tensors, file.facts)
     if not isinstance(match, FamilyMatch):
         return OpenedFile(file, why=match.why, hint=match.hint)
-    model = build_transformers(Weights(file.path, match.tensors), match.config)
-    return OpenedFile(file, model, "family", match.config, match.assumptions)
+    hopeful = OpenedFile(file, None, "family", match.config, match.assumptions)
+    return _attempt(replace(file, tensors=match.tensors), match.config, hopeful)
+
+
+def _attempt(weights: ModelFile, config: dict[str, Any], hopeful: OpenedFile) -> OpenedFile:
+    """Complete `hopeful` by its model; where the weights turn out not to fit, only they can be analysed."""
+    try:
+        return replace(hopeful, model=build_transformers(Weights(weights.path, weights.tensors), config))
+    except InputRefused as error:
+        return OpenedFile(hopeful.file, why=error.message, hint=ANY_HINT)

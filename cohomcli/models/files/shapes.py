@@ -57,7 +57,7 @@ def find_backbone(tensors: Mapping[str, Tensor], marker: str, usual: str) -> Bac
     if len(found) != 1:
         return None
     prefix = found[0]
-    wrapped = bool(usual) and prefix.endswith(usual)
+    wrapped = f".{prefix}".endswith(f".{usual}")
     outer = prefix.removesuffix(usual) if wrapped else ""
     backbone = Backbone({}, {}, {}, wrapped)
     for name, value in tensors.items():

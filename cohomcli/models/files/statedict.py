@@ -20,7 +20,7 @@ _PREFERRED = (
 )  # fmt: skip
 _ROOT_RANK, _UNNAMED_RANK = len(_PREFERRED), len(_PREFERRED) + 1
 _AVERAGED = re.compile(r"(^|_)(ema|swa|averaged|shadow)(_|$)")
-_NOT_WEIGHTS = re.compile(r"optim|^opt$|sched|scaler|rng|callback|loops|grad|^amp$|momentum|exp_avg")
+_NOT_WEIGHTS = re.compile(r"optim|^opt$|sched|scaler|(^|_)rng(_|$)|callback|^loops$|^grad|^amp$|momentum|exp_avg")
 # Wrappers that prefix every name and are never part of the model: DDP, torch.compile, FSDP, activation checkpointing.
 _OUTER_WRAPPERS = ("module.", "_orig_mod.")
 _INNER_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -159,8 +159,7 @@ def _content(source: Source, value: Any, limits: Limits) -> ModuleContent:
     if isinstance(value, dict) and value and all(isinstance(key, tuple) for key in value):  # several, from `_merged`
         joined = ModuleContent()
         for path, part in value.items():
-            for name, found in _content(source, part, limits).tensors.items():
-                joined.tensors[".".join((*path, name))] = found
+            joined.update(_content(source, part, limits), ".".join(path))
         return joined
     leaves = {name: leaf(item) for name, item in _members(value).items()}
     return ModuleContent(tensors={name: found for name, found in leaves.items() if found is not None})
@@ -178,6 +177,7 @@ def _unwrap(choice: Choice) -> None:
         new = [name.replace(wrapper, "") for name in new]
     if len(set(new)) == len(new) and all(new):
         choice.content.tensors = dict(zip(new, choice.content.tensors.values(), strict=True))
+        choice.content.strip_tree(stripped)
         choice.stripped = stripped
 
 
