@@ -138,7 +138,8 @@ def test_slices_of_positions_do_not_change_the_metrics(monkeypatch):
     whole = measure(loaded, TEXTS, ActivationOptions())[0]
     monkeypatch.setattr(heads, "logit_rows", lambda vocab_size: 7)
     sliced = measure(loaded, TEXTS, ActivationOptions())[0]
-    assert sliced.loss == pytest.approx(whole.loss, rel=1e-9)
+    # A matrix product of other sizes may sum in another order: equal to float32 rounding, not bit for bit.
+    assert sliced.loss == pytest.approx(whole.loss, rel=1e-6)
     assert (sliced.accuracy, sliced.n_predictions) == (whole.accuracy, whole.n_predictions)
     assert memory.logit_rows(50_000) * 50_000 * 4 <= 64 * 2**20
 

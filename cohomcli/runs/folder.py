@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -49,7 +50,7 @@ class RunFolder:
             "argv": argv,
             "status": "running",
             "pid": os.getpid(),
-            "started": started.isoformat(timespec="seconds"),
+            "started": started.isoformat(timespec="microseconds"),
             "stages": [],
             "versions": _versions(),
             "platform": platform.platform(),
@@ -166,9 +167,21 @@ def interrupted(parent: Path) -> list[Path]:
 
 
 def published(parent: Path) -> list[Path]:
-    """Finished run folders under `parent`, oldest first by name, which begins with the time."""
+    """Finished run folders under `parent`, oldest first by name, which begins with the time.
+
+    Runs of one second are ordered by the start that their manifests record.
+    """
     found = parent.iterdir() if parent.is_dir() else iter(())
-    return sorted(path for path in found if not path.is_symlink() and (path / "results.json").is_file())
+    runs = [path for path in found if not path.is_symlink() and (path / "results.json").is_file()]
+    return sorted(runs, key=lambda path: (path.name[: len("20260101T000000Z")], _started(path), path.name))
+
+
+def _started(run: Path) -> str:
+    """When the run in folder `run` began, as its manifest says; empty if it cannot say."""
+    try:
+        return str(json.loads((run / "manifest.json").read_text(encoding="utf-8"))["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _versions() -> dict[str, str]:
