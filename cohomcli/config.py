@@ -11,9 +11,22 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cohomcli.errors import InputRefused, UsageError
+from cohomcli.gates import parse_gate
 from cohomcli.registry import did_you_mean
 
 ENV_PREFIX = "COHOM_"
+# Keys that take a list, which a flag, --set or the environment may give as text with commas.
+_LISTS = (
+    "models",
+    "datasets",
+    "activations.layers",
+    "activations.sites",
+    "precision.formats",
+    "precision.keep",
+    "precision.inputs",
+    "precision.heldout_inputs",
+    "precision.outputs",
+)
 
 
 class _Section(BaseModel):
@@ -36,6 +49,11 @@ class LoadingConfig(_Section):
 
     trust_remote_code: bool = Field(False, description="run Python code shipped with a model")
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+    tokenizer: str | None = Field(None, description="folder, built-in or hub id whose tokenizer replaces the model's")
+    config_json: str | None = Field(None, description="config.json for a model file that has none")
+    model_code: str | None = Field(None, description="file.py:function that builds the model of a weights file; is run")
+    weights_at: str | None = Field(None, description="place of the weights inside a checkpoint, such as ema.state_dict")
+    trust: bool = Field(False, description="run the code inside a model file, in a child process with limits")
 
 
 class ActivationConfig(_Section):
@@ -68,6 +86,37 @@ class TopologyConfig(_Section):
     compat: Literal["todacomm"] | None = Field(None, description="also report the figures as todacomm defines them")
 
 
+class PrecisionConfig(_Section):
+    """What a mixed-precision plan must keep, and what it is made on."""
+
+    enabled: bool = Field(True, description="make a plan as a stage of `cohom run`")
+    epsilon: float = Field(1e-2, gt=0, lt=float("inf"), description="largest output error allowed, in the norm below")
+    norm: Literal["rel-l2", "max-abs", "kl"] = Field("rel-l2", description="rel-l2, max-abs or kl (nats per position)")
+    formats: list[str] = Field(
+        ["fp32", "bf16", "fp16"], min_length=1, description="of fp64, fp32, bf16, fp16, e4m3, e5m2, int8"
+    )
+    objective: str = Field("bytes", description="what is minimised: bytes, weights, or a JSON file of costs")
+    granularity: Literal["op", "module", "block"] = Field("op", description="what takes one format: op, module, block")
+    keep: list[str] = Field([], description="formats that are wished for: pattern=format, for example lm_head=fp32")
+    hardware: str | None = Field(None, description="cpu, sm70 to sm90, or a JSON file: op name to formats")
+    headroom: float = Field(2.0, ge=1, description="range left free above the magnitudes that calibration saw")
+    inputs: list[str] = Field([], description="files with input tensors, instead of texts")
+    heldout_inputs: list[str] = Field([], description="files with inputs to measure on; else the later half of inputs")
+    input_shape: str | None = Field(None, description="shape of random inputs, for example 1x3x224x224")
+    outputs: list[str] = Field([], description="outputs that count, for example logits; none names them all")
+    calibration: int = Field(4, ge=1, description="inputs a plan is made on")
+    heldout: int = Field(4, ge=1, description="further inputs its error is measured on")
+    survey: int = Field(12, ge=0, description="further calibration texts that only show which magnitudes occur")
+    length: int = Field(32, ge=1, description="tokens per text")
+    batch: int = Field(1, ge=1, description="texts per input")
+    probes: int = Field(16, ge=1, description="random adjoints per input")
+    rounds: int = Field(3, ge=1, description="rounds of planning and measuring at most")
+    time_limit: float = Field(15.0, gt=0, description="seconds per solve at most")
+    pareto: int = Field(9, ge=0, description="points of the trade-off curve")
+    baselines: bool = Field(True, description="measure uniform formats, half() and autocast on the same inputs")
+    save_model: bool = Field(False, description="write the model with its weights in the plan's formats")
+
+
 class ComputeConfig(_Section):
     """Where and how wide the work runs."""
 
@@ -88,15 +137,26 @@ class OutputConfig(_Section):
 class Config(_Section):
     """Everything a command needs to know; `config.yaml` in a run folder is one of these and can be run again."""
 
-    models: list[str] = Field(["tiny-gpt"], min_length=1, description="models: built-in, preset, hub id, folder, .gguf")
+    models: list[str] = Field(
+        ["tiny-gpt"], min_length=1, description="models: built-in, preset, hub id, folder or file"
+    )
     datasets: list[str] = Field(["builtin"], min_length=1, description="builtin, preset, file, folder or hub id")
     data: DataConfig = DataConfig()
     loading: LoadingConfig = LoadingConfig()
     activations: ActivationConfig = ActivationConfig()
     metrics: MetricsConfig = MetricsConfig()
     topology: TopologyConfig = TopologyConfig()
+    precision: PrecisionConfig = PrecisionConfig()
     compute: ComputeConfig = ComputeConfig()
     output: OutputConfig = OutputConfig()
+    fail_on: list[str] = Field([], description="gates: conditions on results.json that end the command with exit 1")
+
+    @field_validator("fail_on")
+    @classmethod
+    def _readable_gates(cls, gates: list[str]) -> list[str]:
+        for gate in gates:
+            parse_gate(gate)
+        return gates
 
     @field_validator("models", "datasets")
     @classmethod
@@ -206,8 +266,7 @@ def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(child, dict):
             raise UsageError(f"{key!r}: {section!r} is not a section")
         tree = child
-    listed = key in ("models", "datasets", "activations.layers", "activations.sites")
-    if listed and not isinstance(value, list | tuple):
+    if key in _LISTS and not isinstance(value, list | tuple):
         value = [part.strip() for part in str(value).split(",")]
     tree[leaf] = list(value) if isinstance(value, tuple) else value
 

@@ -18,11 +18,24 @@ from cohomcli.names import printable
 
 T = TypeVar("T")
 
+_SET = ("1", "ON", "YES", "TRUE")
 ATTEMPTS = 4
 FIRST_PAUSE = 1.0  # seconds, doubled each time
 # Class names, because huggingface_hub has moved from httpx to httpx2, and both may be installed.
 BROKEN_OFF = {"ReadError", "RemoteProtocolError", "ReadTimeout", "WriteError"}
 UNREACHABLE = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
+
+
+class HubUnreachable(InputRefused):
+    """The hub did not answer: the cache may still hold what was wanted."""
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids the network (`HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`), now or at the start."""
+    from huggingface_hub import is_offline_mode
+
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return is_offline_mode() or any(os.environ.get(name, "").upper() in _SET for name in names)
 
 
 def with_retries(action: Callable[[], T], pause: float = FIRST_PAUSE) -> T:
@@ -43,7 +56,8 @@ def with_retries(action: Callable[[], T], pause: float = FIRST_PAUSE) -> T:
 def explain(error: BaseException, what: str) -> CohomError:
     """The one line for a failed access to `what`, such as "model 'org/name'" or "data set 'org/name'".
 
-    A full disk gives `AnalysisIncomplete`, everything else `InputRefused`.
+    A full disk gives `AnalysisIncomplete`, everything else `InputRefused`, a hub that does not answer its subclass
+    `HubUnreachable`.
     """
     chain = list(causes(error))
     for found in (_full_disk, _offline, _refused_by_hub, _connection):
@@ -86,16 +100,14 @@ def _is_a(error: BaseException, names: set[str]) -> bool:
 
 
 def _full_disk(chain: list[BaseException], what: str) -> CohomError | None:
-    if any(isinstance(error, OSError) and error.errno == errno.ENOSPC for error in chain):
+    if any(isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) for error in chain):
         return AnalysisIncomplete(f"the disk is full: {what} could not be stored", "free space or set HF_HOME")
     return None
 
 
 def _offline(chain: list[BaseException], what: str) -> CohomError | None:
-    from huggingface_hub import is_offline_mode
-
     # These errors also follow a lost connection; only the setting tells the two apart.
-    if is_offline_mode() and any(_is_a(e, {"ConnectionError", "LocalEntryNotFoundError"}) for e in chain):
+    if is_offline() and any(_is_a(e, {"ConnectionError", "LocalEntryNotFoundError"}) for e in chain):
         hint = "unset HF_HUB_OFFLINE to download it, or give a local path"
         return InputRefused(f"{what} is not in the local cache and HF_HUB_OFFLINE is set", hint)
     return None
@@ -110,12 +122,13 @@ def _refused_by_hub(chain: list[BaseException], what: str) -> CohomError | None:
             hint = "accept its terms on its page, then log in with `hf auth login` or HF_TOKEN"
             return InputRefused(f"{what} is gated on the hub", hint)
         if isinstance(error, errors.RevisionNotFoundError):
-            return InputRefused(f"the hub has no {what}")
+            return InputRefused(f"the hub has no {what}", "check --revision")
         if isinstance(error, errors.RepositoryNotFoundError):
             hint = "check the id; a private one needs `hf auth login` or HF_TOKEN"
             return InputRefused(f"there is no {what} on the hub at {endpoint()}", hint)
         if isinstance(error, errors.HfHubHTTPError) and not isinstance(error, errors.EntryNotFoundError):
-            return InputRefused(f"the hub at {endpoint()} answered {error.response.status_code} for {what}")
+            status = error.response.status_code
+            return InputRefused(f"the hub at {endpoint()} answered {status} for {what}", "try again later")
     return None
 
 
@@ -125,5 +138,5 @@ def _connection(chain: list[BaseException], what: str) -> CohomError | None:
         return InputRefused(f"the connection broke off {ATTEMPTS} times while downloading {what}", hint)
     if any(_is_a(error, UNREACHABLE | {"ConnectionError"}) for error in chain):
         hint = "check the network and HF_ENDPOINT, give a local path, or set HF_HUB_OFFLINE=1 to use a cached copy"
-        return InputRefused(f"cannot reach the hub at {endpoint()} for {what}", hint)
+        return HubUnreachable(f"cannot reach the hub at {endpoint()} for {what}", hint)
     return None

@@ -7,6 +7,7 @@ from typing import Literal
 
 from cohomcli.data.spec import TextSample
 from cohomcli.models.spec import LanguageMetrics, ModelInfo
+from cohomcli.precision.result import PrecisionResult, WeightsResult
 from cohomcli.topology.results import TopologyResult
 
 SCHEMA = "cohom.results/1"
@@ -25,7 +26,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Entry:
-    """The analysis of one model on one data set, or the error that ended it (`error` set, `info` may be None)."""
+    """The analysis of one model on one data set, or the error that ended it (`error` set, `info` may be None).
+
+    `precision` stands alone or beside `topology`; it needs no texts: without them `dataset` is "" and `sample` None.
+    `precision_reason` says why a plan that was asked for could not be made.
+    """
 
     model: str
     dataset: str
@@ -40,6 +45,8 @@ class Entry:
     claims: tuple[Claim, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     error: str = ""
+    precision: PrecisionResult | WeightsResult | None = None
+    precision_reason: str = ""
 
     @property
     def status(self) -> Literal["ok", "failed"]:

@@ -86,14 +86,14 @@ def test_a_download_that_breaks_off_goes_on_by_itself(hub, how):
 
 def test_a_connection_that_always_breaks_is_one_line(hub, monkeypatch):
     monkeypatch.setattr(hub, "take_cut", lambda name: (10, "reset") if name.endswith(".safetensors") else None)
-    refused("org/pico", "connection to the hub breaks off .* 'org/pico'; run the command again: it goes on where")
+    refused("org/pico", "connection broke off 4 times while downloading model 'org/pico'; run the command again")
 
 
 def test_ids_that_do_not_exist_revisions_and_gates(hub):
-    refused("org/none", "the hub has no model 'org/none'")
-    refused("org/pythia-70", "no model 'org/pythia-70'.*did you mean pythia-70m")
-    refused("org/pico", "no revision 'v9'", revision="v9")
-    refused("org/gated", "'org/gated' is gated; accept its licence at http://127.0.0.1.*/org/gated and set HF_TOKEN")
+    refused("org/none", "there is no model 'org/none' on the hub at http://127.0.0.1.*; check the id")
+    refused("org/pythia-70", "no model 'org/pythia-70'.*did you mean pythia-70m.* check the id")
+    refused("org/pico", "the hub has no model 'org/pico' at revision 'v9'; check --revision", revision="v9")
+    refused("org/gated", "model 'org/gated' is gated on the hub; accept its terms on its page, then log in")
 
 
 def test_an_unreachable_a_failing_and_a_forbidden_hub(hub, monkeypatch):
@@ -109,11 +109,11 @@ def test_an_unreachable_a_failing_and_a_forbidden_hub(hub, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), OutOfOrder)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    refused("org/pico", "the hub answered 503 for 'org/pico'; try again later, or give a local folder")
+    refused("org/pico", "the hub at http://.* answered 503 for model 'org/pico'; try again later")
     server.shutdown()
     server.server_close()
     monkeypatch.setenv("HF_ENDPOINT", closed_port())
-    refused("org/pico", "cannot reach the hub for 'org/pico'; check the network .* or give a local folder")
+    refused("org/pico", "cannot reach the hub at .* for model 'org/pico'; check the network .* give a local path")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     refused("org/pico", "not in the local cache and HF_HUB_OFFLINE is set")
 
@@ -130,7 +130,7 @@ def test_a_full_disk(hub, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", full)
-    with pytest.raises(AnalysisIncomplete, match="disk full while downloading 'org/pico'; free space or set HF_HOME"):
+    with pytest.raises(AnalysisIncomplete, match="disk is full: model 'org/pico' could not be stored; free space or"):
         load(resolve("org/pico"), LoadOptions())
 
 

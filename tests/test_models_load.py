@@ -131,7 +131,11 @@ class Exploit:
 def test_pickled_code_does_not_run(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     torch.save({"x": Exploit(tmp_path / "owned")}, folder / "pytorch_model.bin")
-    refused(folder, "weights of .* cannot be loaded")
+    refused(folder, "holds no tensors; give the file that holds the model's weights")
+    assert not (tmp_path / "owned").exists()
+    beside = {**tinymodels.build("gpt2").state_dict(), "x": Exploit(tmp_path / "owned")}
+    torch.save(beside, folder / "pytorch_model.bin")
+    assert load_folder(folder).info.weights_sha256 == tinymodels.loaded("gpt2").info.weights_sha256
     assert not (tmp_path / "owned").exists()
 
 
@@ -140,9 +144,9 @@ def test_a_cut_torch_file(folder):
     (folder / "model.safetensors").unlink()
     content = (folder / "pytorch_model.bin").read_bytes()
     (folder / "pytorch_model.bin").write_bytes(content[: len(content) // 2])
-    refused(folder, "is corrupt or cut short; download the model again")
+    refused(folder, "is corrupt: its archive has no end, so it was cut short; download or save the model again")
     (folder / "pytorch_model.bin").write_bytes(b"no pickle at all")
-    refused(folder, "weights of .* cannot be loaded")
+    refused(folder, "is a text file, not a model")
 
 
 def test_missing_unexpected_and_mismatched_weights_are_named(folder):
@@ -344,6 +348,16 @@ def test_code_in_a_folder_runs_only_with_the_flag(with_code, tmp_path, monkeypat
     assert (tmp_path / "trace").exists()
     assert (loaded.info.architecture, loaded.info.lm_head, loaded.info.kind) == ("MyModel", "causal", "decoder")
     assert loaded.info.trust_remote_code
+
+
+def test_a_torch_file_for_code_in_a_folder_is_read_inertly(with_code, tmp_path):
+    (with_code / "model.safetensors").unlink()
+    evil = {**tinymodels.build("gpt2").state_dict(), "evil": Exploit(tmp_path / "owned")}
+    torch.save(evil, with_code / "pytorch_model.bin")
+    loaded = load_folder(with_code, trust_remote_code=True)
+    assert (loaded.info.architecture, loaded.info.lm_head) == ("MyModel", "causal")
+    assert loaded.info.weights_sha256 == tinymodels.loaded("gpt2").info.weights_sha256
+    assert not (tmp_path / "owned").exists()
 
 
 def test_code_is_not_taken_from_elsewhere_even_with_the_flag(with_code):

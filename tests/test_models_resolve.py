@@ -1,20 +1,25 @@
 """`--model` values, preset figures, and that neither needs torch."""
 
 import contextlib
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tinymodels
+import torch
 import transformers as hf
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from cohomcli.assets import BUILTIN_MODELS, model_dir
 from cohomcli.errors import InputRefused, UsageError
 from cohomcli.models.presets import PRESETS
 from cohomcli.models.pretrained import skeleton
-from cohomcli.models.resolve import known_names, resolve, safe_name
+from cohomcli.models.resolve import known_names, resolve
+from cohomcli.names import safe_name
 
 SOURCE_SYSTEM_PRESETS = {
     "gpt2", "distilgpt2", "bert", "distilbert", "opt-125m", "opt-350m", "pythia-70m", "pythia-160m", "pythia-410m",
@@ -198,21 +203,50 @@ def test_what_cannot_be_a_model_is_one_clear_line(reference, error, says):
 def test_folders_and_files_that_are_no_model(tmp_path):
     with pytest.raises(InputRefused, match=r"has no config\.json"):
         resolve(str(tmp_path))
-    (tmp_path / "model.pt").write_bytes(b"PK\x03\x04 and more")
-    with pytest.raises(InputRefused, match="neither a safetensors nor a GGUF file; save it with"):
-        resolve(str(tmp_path / "model.pt"))
-    (tmp_path / "x.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    with pytest.raises(InputRefused, match=r"no config\.json beside it"):
-        resolve(str(tmp_path / "x.safetensors"))
+    for content, says in (
+        (b"PK\x03\x04 and more", "is corrupt: its archive has no end, so it was cut short; download or save"),
+        (b"", "is empty; download it again"),
+        (b"just words\n", "is a text file, not a model; give the weight file"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is an image, a sound or a document, not a model"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "is an image, a sound or a document, not a model"),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", "is an image, a sound or a document, not a model"),
+        (b"<!DOCTYPE html><html>", "is a web page, not a model; the download needs a login"),
+        (bytes(range(256)), "is of no known kind; known: torch files"),
+    ):
+        (tmp_path / "model.pt").write_bytes(content)
+        with pytest.raises(InputRefused, match=says) as caught:
+            resolve(str(tmp_path / "model.pt"))
+        assert str(caught.value).startswith(repr(str(tmp_path / "model.pt")))
+    with pytest.raises(InputRefused, match=r"has no config\.json.*; name one of its files: model\.pt"):
+        resolve(str(tmp_path))
 
 
-@given(st.text())
-def test_safe_names_are_safe(text):
-    name = safe_name(text)
-    assert name
-    assert len(name) <= 80
-    assert all(character.isascii() and (character.isalnum() or character in "._-") for character in name)
-    assert not name.startswith((".", "-"))
+def test_special_files_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")  # opening it for reading would wait for a writer for ever
+    for path in (tmp_path / "pipe.pt", "/dev/zero"):
+        with pytest.raises(InputRefused, match="is not a regular file"):
+            resolve(str(path))
+
+
+def test_a_weights_file_belongs_to_the_transformers_config_beside_it(tmp_path):
+    save_file({"w": torch.ones(2)}, tmp_path / "x.safetensors")
+    torch.save({"w": torch.ones(2)}, tmp_path / "step-9.pt")
+    torch.save({"w": torch.ones(2)}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    np.save(tmp_path / "array.npy", np.ones(3))
+    files = ("x.safetensors", "step-9.pt", "pytorch_model.bin", "array.npy")
+    for settings in (None, "{}", '{"learning_rate": 0.1}', "[]"):
+        if settings is not None:
+            (tmp_path / "config.json").write_text(settings)
+        found = [resolve(str(tmp_path / file)) for file in files]
+        assert [(source.kind, source.path) for source in found] == [("file", tmp_path / file) for file in files]
+        assert [source.name for source in found][:2] == ["x", "step-9"]
+        assert found[2].name == f"{safe_name(tmp_path.name)}-pytorch_model", "a dull name takes its folder's"
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    found = [resolve(str(tmp_path / file)) for file in files]
+    assert [source.kind for source in found] == ["folder"] * 3 + ["file"]
+    assert [source.weights_file for source in found[:3]] == list(files[:3])
+    assert found[1].name == f"{safe_name(tmp_path.name)}-step-9"
+    assert found[2].name == safe_name(tmp_path.name)
 
 
 @given(st.text(max_size=30))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from blankfigures import leave_figures_blank
+from precisionresults import mlp, result
 from sampleresults import PERPLEXITY, entry, failed_entry, hostile_entry, info, layers, topology
 
 from cohomcli.report import markdown
@@ -27,7 +31,10 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_files_of_one_entry_have_plain_names_and_progress_counts_them(tmp_path: Path) -> None:
+def test_files_of_one_entry_have_plain_names_and_progress_counts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_figures_blank(monkeypatch)
     calls: list[tuple[str, int, int]] = []
     written = build([entry(n_layers=1)], None, tmp_path / "run", CONTEXT, lambda *call: calls.append(call))
     names = {path.relative_to(tmp_path / "run").as_posix() for path in written}
@@ -42,20 +49,26 @@ def test_files_of_one_entry_have_plain_names_and_progress_counts_them(tmp_path: 
 
 def test_equal_input_gives_equal_bytes_in_any_process(tmp_path: Path) -> None:
     """Another hash seed, time zone and backend, and a user's own matplotlib settings, change no byte."""
-    build([entry(n_layers=2)], None, tmp_path / "a", CONTEXT)
+    item = entry(n_layers=1, precision=result(mlp(2)))
+    build([item], None, tmp_path / "a", CONTEXT)
+    (tmp_path / "arguments").write_bytes(pickle.dumps(([item], None, tmp_path / "b", CONTEXT)))
     code = (
-        "import sys; from pathlib import Path; from sampleresults import entry; from test_report_build import CONTEXT;"
+        "import pickle, sys; from pathlib import Path; arguments = pickle.loads(Path(sys.argv[1]).read_bytes());"
         "import matplotlib; matplotlib.rcParams.update({'axes.facecolor': 'red', 'font.size': 20, 'savefig.dpi': 50});"
-        "from cohomcli.report.build import build; build([entry(n_layers=2)], None, Path(sys.argv[1]), CONTEXT);"
-        "assert matplotlib.rcParams['font.size'] == 20; assert 'matplotlib.pyplot' not in sys.modules"
+        "from cohomcli.report.build import build; build(*arguments);"
+        "assert matplotlib.rcParams['font.size'] == 20;"
+        "assert not {'matplotlib.pyplot', 'torch', 'scipy'} & sys.modules.keys()"
     )
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "4711", "TZ": "Asia/Tokyo", "MPLBACKEND": "svg"}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "b")], env=environment, check=True, timeout=120)
+    command = [sys.executable, "-c", code, str(tmp_path / "arguments")]
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    assert {"report.html", "plots/overview.png", "plots/formats.png"} <= digests(tmp_path / "a").keys()
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
 
 
-def test_names_cannot_leave_the_folder(tmp_path: Path) -> None:
+def test_names_cannot_leave_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_figures_blank(monkeypatch)
     evil = [replace(hostile_entry(), model=name, topology=entry(n_layers=1).topology) for name in ("../../x", "..//X")]
     written = build(evil, compare(evil), tmp_path / "run", CONTEXT)
     assert all(path.resolve().is_relative_to(tmp_path / "run") for path in written)

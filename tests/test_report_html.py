@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from blankfigures import leave_figures_blank
 from sampleresults import HOSTILE_NAMES, entry, failed_entry, hostile_entry
 
 from cohomcli.report.build import ReportContext, build
@@ -17,7 +18,25 @@ from cohomcli.report.names import clean
 
 KNOWN = {
     *("html", "head", "meta", "title", "style", "script", "body", "header", "nav", "main", "section", "article"),
-    *("h1", "h2", "h3", "p", "ul", "li", "a", "dl", "div", "dt", "dd", "strong", "pre", "code", "details", "summary"),
+    *(
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "p",
+        "ul",
+        "li",
+        "a",
+        "dl",
+        "div",
+        "dt",
+        "dd",
+        "strong",
+        "pre",
+        "code",
+        "details",
+        "summary",
+    ),
     *("figure", "img", "figcaption", "table", "thead", "tbody", "tr", "th", "td"),
 }
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -61,7 +80,9 @@ def context(**changes: object) -> ReportContext:
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("hostile")
-    build([hostile_entry(), failed_entry()], None, out, context())
+    with pytest.MonkeyPatch.context() as patch:
+        leave_figures_blank(patch)
+        build([hostile_entry(), failed_entry()], None, out, context())
     return (out / "report.html").read_text(encoding="utf-8")
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from sampleresults import entry, failed_entry, hostile_entry, layer, noisy_circle, topology
 
-from cohomcli.report.tables import guard, write_tables
+from cohomcli.report.csvfile import guard
+from cohomcli.report.tables import write_tables
 from cohomcli.results import Entry
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cohomcli.cli.console import print_json, progress_bars, setup_logging
 from cohomcli.cli.options import config_flags
+from cohomcli.names import printable
 
 
 def execute(command: str, values: dict[str, Any], forced: dict[str, Any] | None = None) -> int:
@@ -26,7 +27,15 @@ def execute(command: str, values: dict[str, Any], forced: dict[str, Any] | None 
         else:
             outcome = analyze.analyze(command, config, sys.argv[1:], progress)
     print_outcome(outcome, values["json_output"])
+    print_gates(outcome)
     return outcome.exit_code
+
+
+def print_gates(outcome: Any) -> None:
+    """One line on stderr for every gate that tripped, --quiet or not: the exit code needs its reason."""
+    for gate in outcome.gates:
+        if gate.tripped:
+            print(f"cohom: {printable(gate.message)}", file=sys.stderr)  # noqa: T201
 
 
 def print_outcome(outcome: Any, as_json: bool) -> None:

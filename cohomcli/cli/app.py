@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from cohomcli import __version__
-from cohomcli.cli import compare, init, inspect, list_models, run, tda
+from cohomcli.cli import analyze_precision, compare, init, inspect, list_models, run, tda
 
 app = typer.Typer(
     name="cohom",
-    help="What shape do a model's representations have, layer by layer, and did they change? "
-    "Loads Hugging Face or local models, measures persistent homology and perplexity, and writes a run folder.",
+    help="Which parts of a model can run in lower precision, and what shape do its representations have? "
+    "Loads Hugging Face or local models, plans and measures formats, computes persistent homology and perplexity, "
+    "and writes a run folder.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,5 +35,5 @@ def root(
     """Handle the options that belong to no command."""
 
 
-for module in (run, tda, compare, list_models, init, inspect):
+for module in (run, tda, analyze_precision, compare, list_models, init, inspect):
     module.register(app)

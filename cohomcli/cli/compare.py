@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from cohomcli.cli.analysis import print_outcome, warn_ignored
+from cohomcli.cli.analysis import print_gates, print_outcome, warn_ignored
 from cohomcli.cli.console import progress_bars, setup_logging
 from cohomcli.cli.options import CONTROL_OPTIONS, ENGINE_OPTIONS, METRICS, add_command, argument, config_flags
 
@@ -38,4 +38,5 @@ def compare(values: dict[str, Any]) -> int:
     with progress_bars(values["quiet"]) as progress:
         outcome = job([*named, *(flags["models"] or [])], config, sys.argv[1:], progress)
     print_outcome(outcome, values["json_output"])
+    print_gates(outcome)
     return outcome.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 QUIET_STEP_SECONDS = 1.0
+_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 
 
 def stdout_console() -> Console:
@@ -25,7 +27,16 @@ def stdout_console() -> Console:
 
 
 def setup_logging(quiet: bool, verbose: bool) -> None:
-    """Send our log to stderr as single lines: warnings by default, all with -v, nothing with --quiet."""
+    """Send our log to stderr as single lines: warnings by default, all with -v, nothing with --quiet.
+
+    The hub's libraries draw their own bars, unless their variables say otherwise before they are first imported: none
+    when quiet, and none into logs and pipes unless the user set the variables.
+    """
+    for variable in _BARS:
+        if quiet:
+            os.environ[variable] = "1"
+        elif not sys.stderr.isatty():
+            os.environ.setdefault(variable, "1")
     logger = logging.getLogger("cohomcli")
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False

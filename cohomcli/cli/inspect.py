@@ -19,11 +19,15 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(values: dict[str, Any]) -> int:
-    """Say what a model, run folder or data file is, and what analysing it would take, without loading weights."""
+    """Say what a model, run folder or data file is, and what analysing it would take.
+
+    Of model folders and hub models only settings and headers are read; a single file is read whole, and nothing in it
+    is run.
+    """
     from cohomcli.jobs.inspect import inspect as job
 
     setup_logging(values["quiet"], values["verbose"])
-    document = job(values["target"], bool(values["loading__trust_remote_code"]), values["loading__revision"])
+    document = job(values["target"], {flag.key: values[flag.parameter] for flag in _LOADING})
     if values["json_output"]:
         print_json(document)
     else:

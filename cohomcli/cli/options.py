@@ -33,13 +33,23 @@ class Flag:
 _MODEL, _DATA, _HOW, _OUT = "Models", "Data", "Analysis", "Output and control"
 
 MODELS = (
-    Flag("models", ("--model", "-m"), list[str], "Built-in, preset, hub id, folder or .gguf (repeatable).", _MODEL),
+    Flag("models", ("--model", "-m"), list[str], "Built-in, preset, hub id, folder or file (repeatable).", _MODEL),
     Flag("models_list", ("--models",), str, "Several models, separated by commas.", _MODEL, metavar="A,B"),
     Flag("hf_model", ("--hf-model",), list[str], "The same as --model (kept for todacomm users).", _MODEL, hidden=True),
     Flag("num_layers", ("--num-layers",), int, "Ignored: layers are read from the model.", _MODEL, hidden=True),
     Flag("loading.revision", ("--revision",), str, "Branch, tag or commit of a hub model.", _MODEL),
     Flag("loading.trust_remote_code", ("--trust-remote-code/--no-trust-remote-code",), bool,
          "Run Python code that the model ships. Only for sources you trust.", _MODEL),
+    Flag("loading.tokenizer", ("--tokenizer",), str,
+         "Folder, built-in model or hub id whose tokenizer is used [the model's own].", _MODEL, metavar="NAME"),
+    Flag("loading.config_json", ("--config-json",), str,
+         "For a model file: the config.json that says what its weights are.", _MODEL, metavar="FILE"),
+    Flag("loading.model_code", ("--model-code",), str,
+         "For a model file: your own code that builds the model, which is run.", _MODEL, metavar="FILE.py:FUNCTION"),
+    Flag("loading.weights_at", ("--weights-at",), str,
+         "For a checkpoint: the place of the weights inside it, such as ema.state_dict.", _MODEL, metavar="PLACE"),
+    Flag("loading.trust", ("--trust/--no-trust",), bool,
+         "For a pickled file: run the code inside it, in a child process with limits; the run records that.", _MODEL),
 )  # fmt: skip
 DATA = (
     Flag("datasets", ("--dataset", "-d"), list[str],
@@ -62,6 +72,8 @@ ANALYSIS = (
     Flag("topology.metric", ("--metric",), str, "euclidean, cosine, cityblock, chebyshev, correlation.", _HOW),
     Flag("topology.engine", ("--engine",), str, "auto, redzed or ripser [auto].", _HOW),
     Flag("topology.compat", ("--compat",), str, "todacomm: also report the figures as todacomm defines them.", _HOW),
+)  # fmt: skip
+MACHINE = (
     Flag("compute.seed", ("--seed",), int, "Seed of every draw [0].", _HOW),
     Flag("compute.device", ("--device",), str, "cpu, cuda, cuda:N or mps [cpu].", _HOW),
     Flag("compute.threads", ("--threads",), int, "CPU threads [the cores this process may use].", _HOW),
@@ -70,6 +82,52 @@ METRICS = (
     Flag("metrics.perplexity", ("--perplexity/--no-perplexity",), bool, "Measure perplexity and accuracy.", _HOW),
     Flag("metrics.positions", ("--positions",), int, "Masked positions per text for encoders; 0: all [8].", _HOW),
 )
+_PRECISION = "Precision"
+PRECISION = (
+    Flag("precision.epsilon", ("--eps", "--epsilon"), float, "Largest output error allowed [0.01].", _PRECISION),
+    Flag("precision.norm", ("--norm",), str, "rel-l2, max-abs, or kl of the output distribution [rel-l2].", _PRECISION),
+    Flag("precision.formats", ("--formats",), str, "Of fp64,fp32,bf16,fp16,e4m3,e5m2,int8 [fp32,bf16,fp16].",
+         _PRECISION, metavar="A,B"),
+    Flag("precision.objective", ("--objective",), str, "Minimise bytes, weights, or a cost table (JSON file) [bytes].",
+         _PRECISION),
+    Flag("precision.granularity", ("--granularity",), str, "What takes one format: op, module or block [op].",
+         _PRECISION),
+    Flag("precision.keep", ("--keep",), list[str], "Formats wished for, e.g. lm_head=fp32 or '*norm*=fp32|bf16'.",
+         _PRECISION, metavar="PATTERN=FORMAT"),
+    Flag("precision.hardware", ("--hardware",), str, "Formats that can be computed in: cpu, sm70 to sm90, or a file.",
+         _PRECISION),
+    Flag("precision.calibration", ("--calibration",), int, "Inputs that the plan is made on [4].", _PRECISION),
+    Flag("precision.heldout", ("--heldout",), int, "Further inputs that its error is measured on [4].", _PRECISION),
+    Flag("precision.survey", ("--survey",), int, "Further texts that only show which magnitudes occur [12].",
+         _PRECISION),
+    Flag("precision.length", ("--length",), int, "Tokens per text [32].", _PRECISION),
+    Flag("precision.baselines", ("--baselines/--no-baselines",), bool,
+         "Measure uniform formats, half() and autocast too.", _PRECISION),
+)  # fmt: skip
+PRECISION_INPUTS = (
+    Flag("precision.inputs", ("--input",), list[str], "Input tensors (.pt, .npy, .npz, .safetensors; repeatable).",
+         _PRECISION, metavar="FILE"),
+    Flag("precision.heldout_inputs", ("--heldout-input",), list[str], "Inputs to measure on (repeatable).", _PRECISION,
+         metavar="FILE"),
+    Flag("precision.input_shape", ("--input-shape",), str, "Random normal inputs of this shape, e.g. 1x3x224x224.",
+         _PRECISION, metavar="SHAPE"),
+    Flag("precision.outputs", ("--outputs",), str, "Outputs that count, e.g. logits [all].", _PRECISION),
+    Flag("precision.batch", ("--batch",), int, "Texts per input [1].", _PRECISION),
+    Flag("precision.probes", ("--probes",), int, "Random adjoints per input [16].", _PRECISION),
+    Flag("precision.rounds", ("--rounds",), int, "Rounds of planning and measuring at most [3].", _PRECISION),
+    Flag("precision.headroom", ("--headroom",), float, "Range left free above what calibration saw [2].", _PRECISION),
+    Flag("precision.time_limit", ("--time-limit",), float, "Seconds per solve at most [15].", _PRECISION),
+    Flag("precision.pareto", ("--pareto",), int, "Points of the trade-off curve [9].", _PRECISION),
+    Flag("precision.save_model", ("--save-model/--no-save-model",), bool,
+         "Write the model with its weights in the plan's formats.", _PRECISION),
+)  # fmt: skip
+PRECISION_STAGE = (
+    Flag("precision.enabled", ("--precision/--no-precision",), bool, "Plan formats for every model too.", _PRECISION),
+)
+GATES = (
+    Flag("fail_on", ("--fail-on",), list[str], "Exit 1 when this holds, e.g. 'precision.gap > 0.02' (repeatable).",
+         _OUT, metavar="GATE"),
+)  # fmt: skip
 OUTPUT = (
     Flag("output.dir", ("--output-dir",), str, "Folder that receives the run folder [experiments].", _OUT),
     Flag("output.name", ("--output", "-o"), str, "Name inside the run folder's name.", _OUT),
@@ -89,8 +147,8 @@ TALK = (
 DRY_RUN = (Flag("dry_run", ("--dry-run",), bool, "Say what would be done, and write nothing.", _OUT, default=False),)
 RESUME = (Flag("resume", ("--resume",), str, "Go on with this interrupted run, or latest.", _OUT, metavar="RUN"),)
 
-ENGINE_OPTIONS = (*MODELS, *DATA, *ANALYSIS)
-CONTROL_OPTIONS = (*OUTPUT, *CACHE, *CONFIG, *JSON, *TALK)
+ENGINE_OPTIONS = (*MODELS, *DATA, *ANALYSIS, *MACHINE)
+CONTROL_OPTIONS = (*OUTPUT, *CACHE, *GATES, *CONFIG, *JSON, *TALK)
 
 Body = Callable[[dict[str, Any]], int]
 
@@ -138,7 +196,8 @@ def config_flags(values: dict[str, Any]) -> dict[str, Any]:
     merged = {key.replace("__", "."): value for key, value in values.items() if "__" in key}
     models = [*(values.get("models") or []), *_split(values.get("models_list")), *(values.get("hf_model") or [])]
     datasets = [*(values.get("datasets") or []), *_split(values.get("datasets_list"))]
-    return merged | {"models": models or None, "datasets": datasets or None}
+    gates = values.get("fail_on")
+    return merged | {"models": models or None, "datasets": datasets or None, "fail_on": gates or None}
 
 
 def _split(text: str | None) -> list[str]:

@@ -7,16 +7,26 @@ from typing import Any
 import typer
 
 from cohomcli.cli.analysis import execute
-from cohomcli.cli.options import CONTROL_OPTIONS, DRY_RUN, ENGINE_OPTIONS, METRICS, RESUME, add_command
+from cohomcli.cli.options import (
+    CONTROL_OPTIONS,
+    DRY_RUN,
+    ENGINE_OPTIONS,
+    METRICS,
+    PRECISION,
+    PRECISION_STAGE,
+    RESUME,
+    add_command,
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    add_command(app, "run", run, (*ENGINE_OPTIONS, *METRICS, *CONTROL_OPTIONS, *DRY_RUN, *RESUME))
+    flags = (*ENGINE_OPTIONS, *METRICS, *PRECISION_STAGE, *PRECISION, *CONTROL_OPTIONS, *DRY_RUN, *RESUME)
+    add_command(app, "run", run, flags)
 
 
 def run(values: dict[str, Any]) -> int:
-    """Analyse models: topology of every layer, perplexity, report.
+    """Analyse models: topology of every layer, perplexity, a mixed-precision plan, report.
 
     Without options: the built-in tiny-gpt on the built-in corpus, with no network.
     """

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cohomcli.cli.console import stdout_console
+from cohomcli.cli.show_precision import show_precision
 from cohomcli.names import printable
 
 
@@ -19,8 +20,11 @@ def show_outcome(outcome: Any) -> None:
         if entry.error:
             console.print(f"{escape(entry.model)} on {escape(entry.dataset)}: failed: {escape(entry.error)}")
         elif outcome.document["command"] != "compare":
-            console.print(_layer_table(entry))
-            console.print(_metrics_line(entry))
+            if entry.topology:
+                console.print(_layer_table(entry))
+                console.print(_metrics_line(entry))
+            if entry.precision:
+                show_precision(console, entry)
     if outcome.comparison is not None:
         console.print(_comparison_table(outcome.entries))
     report = outcome.folder / ("report.html" if (outcome.folder / "report.html").exists() else "report.md")

@@ -1,22 +1,22 @@
-"""The job behind `run` and `tda`: every model on every data set, one run folder, one report."""
+"""The job behind `run`, `tda` and `analyze-precision`: every model on every data set, one run folder, one report."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohomcli import __version__
 from cohomcli.config import Config, dump_yaml, resolve
 from cohomcli.data.spec import DatasetSpec, TextSample
-from cohomcli.errors import EXIT_OK, CohomError
+from cohomcli.errors import EXIT_GATE, EXIT_INCOMPLETE, EXIT_OK, CohomError
+from cohomcli.gates import GateOutcome, check_gates, parse_gate
 from cohomcli.jobs.compute import prepare
-from cohomcli.jobs.entry import Task, analyse_entry
-from cohomcli.models.spec import LoadedModel, LoadOptions
+from cohomcli.jobs.entry import Task, analyse_entry, load_options
 from cohomcli.names import safe_name
 from cohomcli.progress import Progress
 from cohomcli.results import Entry
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cohomcli.topology.comparison import Comparison
 
 logger = logging.getLogger(__name__)
+PRECISION_COMMAND = "analyze-precision"
 
 
 @dataclass(frozen=True)
@@ -39,31 +40,31 @@ class Outcome:
     folder: Path
     exit_code: int = EXIT_OK
     comparison: Comparison | None = None
+    gates: tuple[GateOutcome, ...] = ()
 
 
-@dataclass
 class _Models:
     """Loads the models one after another; the one in use is kept, so that several data sets share it."""
 
-    config: Config
-    current: tuple[str, LoadedModel] | None = field(default=None)
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._current: tuple[str, bool, Any] = ("", False, None)
 
-    def get(self, reference: str, progress: Progress) -> LoadedModel:
-        from cohomcli.models.load import load
+    def get(self, reference: str, progress: Progress, anything: bool = False) -> Any:
+        """The `LoadedModel` of a language model with its tokenizer; with `anything` what `load_any` gives, which may
+        be any program, or `LoadedWeights` without one.
+        """
+        from cohomcli.models.load import load, load_any
         from cohomcli.models.resolve import resolve as resolve_model
 
-        if self.current is None or self.current[0] != reference:
-            self.current = None  # free the previous model before the next is read
+        if self._current[:2] != (reference, anything):
+            self._current = ("", False, None)  # free the previous model before the next is read
             step = f"load {Path(reference).name}"
             progress(step, 0, 1)
-            options = LoadOptions(
-                device=self.config.compute.device,
-                trust_remote_code=self.config.loading.trust_remote_code,
-                revision=self.config.loading.revision,
-            )
-            self.current = (reference, load(resolve_model(reference), options))
+            source, options = resolve_model(reference), load_options(self.config)
+            self._current = (reference, anything, (load_any if anything else load)(source, options))
             progress(step, 1, 1)
-        return self.current[1]
+        return self._current[2]
 
 
 def analyze(command: str, config: Config, argv: list[str], progress: Progress) -> Outcome:
@@ -74,11 +75,28 @@ def analyze(command: str, config: Config, argv: list[str], progress: Progress) -
     Raises:
         CohomError: the only pair failed, or all did; no run folder is left then.
     """
+    check_wishes(command, config)
     parent = Path(config.output.dir)
     label = "-".join(task.model for task in tasks(config)[:3])
     run = RunFolder.create(parent, command, label, argv, config.output.name)
     run.write("config.yaml", dump_yaml(config))
     return _fill(run, command, config, progress)
+
+
+def check_wishes(command: str, config: Config) -> None:
+    """Refuse what is wrong in the configuration before a model is loaded or a folder made.
+
+    Raises:
+        CohomError: a precision option, or a table it names.
+    """
+    from cohomcli.jobs.precision import precision_options
+
+    if _plans(command, config):
+        precision_options(config)
+
+
+def _plans(command: str, config: Config) -> bool:
+    return command == PRECISION_COMMAND or (command == "run" and config.precision.enabled)
 
 
 def resume(command: str, parent: Path, name: str, argv: list[str], progress: Progress) -> Outcome:
@@ -125,13 +143,13 @@ def _unique(names: Sequence[str]) -> list[str]:
 def _fill(run: RunFolder, command: str, config: Config, progress: Progress) -> Outcome:
     with run:
         workers = prepare(config.compute)
-        models, samples = _Models(config), _Samples(config)
+        resources = _Resources(command, config, workers, _Models(config), _Samples(config))
         entries: list[Entry] = []
         failures: list[CohomError] = []
         wanted = tasks(config)
         for task in wanted:
             try:
-                entries.append(_one(run, task, models, samples, config, workers, progress))
+                entries.append(_one(run, task, resources, progress))
             except CohomError as error:
                 if len(wanted) == 1:
                     raise
@@ -143,22 +161,66 @@ def _fill(run: RunFolder, command: str, config: Config, progress: Progress) -> O
         return write_outcome(run, command, config, entries, failures, progress)
 
 
-def _one(
-    run: RunFolder,
-    task: Task,
-    models: _Models,
-    samples: _Samples,
-    config: Config,
-    workers: int,
-    progress: Progress,
-) -> Entry:
-    if run.has_stage(task.stage):
-        return load_entry(run.stage / "artifacts" / slug(task.model, task.dataset))
-    with _stage(run, task.stage):
-        sample = samples.get(task.dataset_reference)
-        entry = analyse_entry(task, models.get(task.reference, progress), sample, config, workers, progress)
+@dataclass(frozen=True)
+class _Resources:
+    """What all entries of a job share."""
+
+    command: str
+    config: Config
+    workers: int
+    models: _Models
+    samples: _Samples
+
+    @property
+    def topology(self) -> bool:
+        return self.command != PRECISION_COMMAND
+
+    @property
+    def precision(self) -> bool:
+        return _plans(self.command, self.config)
+
+
+def _one(run: RunFolder, task: Task, shared: _Resources, progress: Progress) -> Entry:
+    """One entry, engine by engine; what an interrupted run has finished is read back."""
+    entry = Entry(task.model, task.dataset)
+    if shared.topology:
+        entry = _staged(run, task.stage, task, lambda: _topology(task, shared, progress))
+    if shared.precision:
+        begun = entry
+        entry = _staged(run, f"{task.stage}: precision", task, lambda: _precision(run, task, begun, shared, progress))
+    return entry
+
+
+def _staged(run: RunFolder, name: str, task: Task, work: Callable[[], Entry]) -> Entry:
+    if run.has_stage(name):
+        with_texts = run.stage / "artifacts" / slug(task.model, task.dataset)
+        return load_entry(with_texts if with_texts.is_dir() else run.stage / "artifacts" / slug(task.model, ""))
+    with _stage(run, name):
+        entry = work()
         save_entry(run, entry)
     return entry
+
+
+def _topology(task: Task, shared: _Resources, progress: Progress) -> Entry:
+    sample = shared.samples.get(task.dataset_reference)
+    loaded = shared.models.get(task.reference, progress)
+    return analyse_entry(task, loaded, sample, shared.config, shared.workers, progress)
+
+
+def _precision(run: RunFolder, task: Task, begun: Entry, shared: _Resources, progress: Progress) -> Entry:
+    """`begun` with a precision plan; in `run`, one that cannot be made leaves a note and the topology stands."""
+    from cohomcli.jobs.precision import add_precision
+
+    alone = not shared.topology
+    loaded = shared.models.get(task.reference, progress, alone)
+    try:
+        spec = dataset_spec(shared.config, task.dataset_reference)
+        return add_precision(run, begun, loaded, spec, shared.config, progress)
+    except CohomError as error:
+        if alone:
+            raise
+        logger.warning("%s: no precision plan: %s", task.stage, error)
+        return replace(begun, precision_reason=str(error))
 
 
 @contextmanager
@@ -202,15 +264,18 @@ def write_outcome(
     progress: Progress,
 ) -> Outcome:
     """Compare the entries if there are several, write results and reports, and hand back the outcome."""
-    from dataclasses import asdict
-
     from cohomcli.report.build import ReportContext, build
     from cohomcli.topology.comparison import compare
 
-    comparison = compare(entries, config.compute.seed) if len(entries) > 1 else None
+    described = [entry for entry in entries if entry.topology or entry.error]
+    comparison = compare(described, config.compute.seed) if len(described) > 1 else None
     document = results_document(command, entries, {"comparison": asdict(comparison)} if comparison else None)
+    gates = check_gates([parse_gate(text) for text in config.fail_on], document)
+    if gates:
+        document["gates"] = [asdict(gate) for gate in gates]
     run.write("results.json", to_json(document))
     run.manifest["trust_remote_code"] = config.loading.trust_remote_code
+    run.manifest["trust"] = {entry.model: entry.info.trust for entry in entries if entry.info and entry.info.trust}
     run.manifest["seed"] = config.compute.seed
     run.manifest["inputs"] = _inputs(entries)
     with _stage(run, "report"):
@@ -224,8 +289,16 @@ def write_outcome(
         )
         with writing(run.stage):
             build(entries, comparison, run.stage, context, progress)
-    code = failures[0].exit_code if failures else EXIT_OK
-    return Outcome(document, tuple(entries), run.final, code, comparison)
+    code = failures[0].exit_code if failures else _exit_code(command, entries, gates)
+    return Outcome(document, tuple(entries), run.final, code, comparison, gates)
+
+
+def _exit_code(command: str, entries: Sequence[Entry], gates: Sequence[GateOutcome]) -> int:
+    """1 when a gate tripped; 4 when `analyze-precision` found no plan that keeps epsilon, or could verify none."""
+    if any(gate.tripped for gate in gates):
+        return EXIT_GATE
+    unmet = any(not getattr(entry.precision, "met", False) for entry in entries)
+    return EXIT_INCOMPLETE if command == PRECISION_COMMAND and unmet else EXIT_OK
 
 
 def _inputs(entries: Sequence[Entry]) -> list[dict[str, str]]:

@@ -55,7 +55,9 @@ def _entries(reference: str, config: Config, argv: list[str], progress: Progress
         logger.warning("%s: taken from its newest run under %s", reference, parent)
         return known
     logger.warning("%s: no run found under %s, analysing it now", reference, parent)
-    alone = config.model_copy(update={"models": [reference], "output": config.output.model_copy(update={"name": None})})
+    unnamed = config.output.model_copy(update={"name": None})
+    shape_alone = config.precision.model_copy(update={"enabled": False})
+    alone = config.model_copy(update={"models": [reference], "output": unnamed, "precision": shape_alone})
     return list(analyze("run", alone, argv, progress).entries)
 
 

@@ -9,7 +9,13 @@ from cohomcli.errors import UsageError
 
 
 def available_cores() -> int:
-    """The cores this process may use, which in containers is fewer than the machine has."""
+    """The cores this process may use, which in containers is fewer than the machine has.
+
+    `OMP_NUM_THREADS` says it, where someone has set it: two processes that both take all cores wait for each other.
+    """
+    wished = os.environ.get("OMP_NUM_THREADS", "")
+    if wished.isdigit() and int(wished) > 0:
+        return int(wished)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from cohomcli import __version__
 from cohomcli.config import Config
 from cohomcli.data.spec import TextSample
-from cohomcli.models.spec import ActivationOptions, Activations, LoadedModel
+from cohomcli.models.spec import ActivationOptions, Activations, LoadedModel, LoadOptions
 from cohomcli.progress import Progress
 from cohomcli.results import Claim, Entry
 from cohomcli.runs.cache import ActivationCache, cache_root, content_key
@@ -32,6 +33,21 @@ class Task:
     def stage(self) -> str:
         """The name of this task's stage in the manifest."""
         return f"{self.model} on {self.dataset}"
+
+
+def load_options(config: Config) -> LoadOptions:
+    """The loading options that a configuration asks for."""
+    wanted = config.loading
+    return LoadOptions(
+        device=config.compute.device,
+        trust_remote_code=wanted.trust_remote_code,
+        revision=wanted.revision,
+        tokenizer=wanted.tokenizer,
+        config_json=Path(wanted.config_json).expanduser() if wanted.config_json else None,
+        model_code=wanted.model_code,
+        weights_at=wanted.weights_at,
+        trust=wanted.trust,
+    )
 
 
 def activation_options(config: Config) -> ActivationOptions:
@@ -87,7 +103,7 @@ def analyse_entry(
         metrics_reason=activations.metrics_reason,
         topology=topology,
         claims=_claims(task, topology, activations),
-        notes=(*sample.notes, *activations.notes, *topology.notes),
+        notes=(*loaded.notes, *sample.notes, *activations.notes, *topology.notes),
     )
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cohomcli.config import resolve as resolve_config
 from cohomcli.data.spec import DatasetSpec
-from cohomcli.jobs.plan import describe_model
+from cohomcli.jobs.plan import describe_any_model
 from cohomcli.runs.entries import load_run
 from cohomcli.runs.files import read_json
 
 _TEXT_SUFFIXES = {".txt", ".text", ".md", ".jsonl", ".csv", ".tsv"}
 
 
-def inspect(target: str, trust_remote_code: bool, revision: str | None) -> dict[str, Any]:
-    """Facts about `target`, found without loading weights or running anything.
+def inspect(target: str, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts about `target`, found without running it; `flags` are loading options by config key.
 
     Raises:
         InputRefused: it is none of the things we know, or damaged.
@@ -25,9 +26,8 @@ def inspect(target: str, trust_remote_code: bool, revision: str | None) -> dict[
         return {"schema": "cohom.inspection/1", "command": "inspect", "kind": "run"} | _run_facts(path)
     if path.suffix.lower() in _TEXT_SUFFIXES or _is_text_folder(path):
         return {"schema": "cohom.inspection/1", "command": "inspect", "kind": "texts"} | _text_facts(target)
-    flags = {"loading.trust_remote_code": trust_remote_code, "loading.revision": revision}
     config = resolve_config(flags=flags)
-    facts = describe_model(target, config, config.data.samples)
+    facts = describe_any_model(target, config, config.data.samples)
     return {"schema": "cohom.inspection/1", "command": "inspect", "kind": "model"} | facts
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cohomcli.config import Config
 from cohomcli.jobs.analyze import dataset_spec
 from cohomcli.jobs.compute import available_cores, matmul_flops
-from cohomcli.jobs.entry import activation_options
-from cohomcli.models.spec import LoadOptions, ModelDescription
+from cohomcli.jobs.entry import activation_options, load_options
+from cohomcli.models.spec import ModelDescription
 from cohomcli.results import SCHEMA
+
+if TYPE_CHECKING:
+    from cohomcli.models.inspect import FileDescription
 
 
 def plan(command: str, config: Config) -> dict[str, Any]:
@@ -43,20 +47,38 @@ def describe_model(reference: str, config: Config, n_texts: int) -> dict[str, An
     """One model's facts and forecasts for `n_texts` texts."""
     from cohomcli.models.inspect import describe
     from cohomcli.models.resolve import resolve
+
+    found = describe(resolve(reference), load_options(config), activation_options(config))
+    return model_facts(found) | {"forecast": forecasts(found, config, n_texts)}
+
+
+def describe_any_model(reference: str, config: Config, n_texts: int) -> dict[str, Any]:
+    """The same, also for a single file that is no language model: what it holds, and why texts cannot be fed to it."""
+    from cohomcli.models.fromfile import as_single_file
+    from cohomcli.models.inspect import describe_file
+    from cohomcli.models.resolve import resolve
+
+    options = load_options(config)
+    source = as_single_file(resolve(reference), options)
+    if source.kind != "file":
+        return describe_model(reference, config, n_texts)
+    found = describe_file(source, options, activation_options(config))
+    if found.model is None:
+        return file_facts(found)
+    return file_facts(found) | model_facts(found.model) | {"forecast": forecasts(found.model, config, n_texts)}
+
+
+def forecasts(found: ModelDescription, config: Config, n_texts: int) -> dict[str, Any]:
+    """Bytes and seconds an analysis of `n_texts` texts would take."""
     from cohomcli.topology.persistence import forecast_bytes
 
-    loading = LoadOptions(config.compute.device, config.loading.trust_remote_code, config.loading.revision)
-    found = describe(resolve(reference), loading, activation_options(config))
-    points = config.data.samples
-    return model_facts(found) | {
-        "forecast": {
-            "load_bytes": found.load_bytes,
-            "forward_bytes": found.forward_bytes,
-            "topology_bytes": forecast_bytes(points, config.topology.maxdim, config.topology.engine),
-            "available_bytes": found.available_bytes,
-            "forward_seconds_at_most": _seconds(found, n_texts * config.activations.max_length),
-            "threads": config.compute.threads or available_cores(),
-        },
+    return {
+        "load_bytes": found.load_bytes,
+        "forward_bytes": found.forward_bytes,
+        "topology_bytes": forecast_bytes(config.data.samples, config.topology.maxdim, config.topology.engine),
+        "available_bytes": found.available_bytes,
+        "forward_seconds_at_most": _seconds(found, n_texts * config.activations.max_length),
+        "threads": config.compute.threads or available_cores(),
     }
 
 
@@ -77,6 +99,34 @@ def model_facts(found: ModelDescription) -> dict[str, Any]:
         "needs_remote_code": found.needs_remote_code,
         "notes": list(found.notes),
     }
+
+
+def file_facts(found: FileDescription) -> dict[str, Any]:
+    """A file's description as plain JSON values; what does not apply is left out."""
+    facts = {
+        "model": found.source.name,
+        "source": found.source.kind,
+        "format": found.format,
+        "files": [{"name": Path(found.source.location).name, "n_bytes": found.n_bytes}],
+        "n_tensors": found.n_tensors,
+        "n_parameters": found.n_parameters,
+        "dtypes": list(found.dtypes),
+        "architecture": found.info.architecture,
+        "kind_of_model": found.info.kind,
+        "n_layer": found.info.n_layer,
+        "hidden_size": found.info.hidden_size,
+        "vocab_size": found.info.vocab_size,
+        "built_from": found.built_from,
+        "root_class": found.root_class,
+        "weights_at": found.place,
+        "also_holds": [{"place": place, "n_tensors": count} for place, count in found.others],
+        "sample_inputs": [{"dtype": dtype, "shape": list(shape)} for dtype, shape in found.samples],
+        "weights_sha256": found.info.weights_sha256,
+        "weights_only": f"{found.why}; {found.hint}" if found.why else "",
+        "no_texts": "" if found.why else found.refusal,
+        "notes": list(found.notes),
+    }
+    return {key: value for key, value in facts.items() if value or key == "notes"}
 
 
 def _seconds(found: ModelDescription, n_tokens: int) -> float:

@@ -7,14 +7,16 @@ by which a configuration could make a library fetch or run something are dropped
 from __future__ import annotations
 
 import json
-import struct
-import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cohomcli.errors import InputRefused
 from cohomcli.models.safetensors_header import TensorEntry, read_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MAX_JSON_BYTES = 64 * 2**20
 # Settings that pick attention or expert kernels (transformers passes these names to its kernel downloader), other
@@ -42,7 +44,8 @@ _WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_FOREIGN_WEIGHTS = ("*.h5", "*.msgpack", "*.onnx", "*.ot", "*.ckpt", "*.pt", "*.pth")
+_TORCH_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
+_FOREIGN_WEIGHTS = ("*.h5", "*.msgpack", "*.onnx", "*.ot")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.json",
@@ -58,7 +61,8 @@ _TOKENIZER_FILES = (
 class ModelFolder:
     """A folder that holds a model: `config` is its configuration without the dropped settings.
 
-    `weights` are the files to load, in order; `is_safetensors` tells safetensors from torch's zip files.
+    `weights` are the files to load, in order. `is_safetensors`: they are safetensors, which transformers maps into
+    memory itself; all others go through the inert reader.
     """
 
     path: Path
@@ -74,18 +78,46 @@ class ModelFolder:
     @property
     def has_tokenizer(self) -> bool:
         """Whether any file that can define a tokenizer is present."""
-        return any(True for pattern in _TOKENIZER_FILES for _ in self.path.glob(pattern))
+        return has_tokenizer(self.path)
 
     def tensors(self) -> dict[str, TensorEntry]:
-        """Every stored tensor by name, from the safetensors headers; empty for torch files, which have none.
+        """Every stored tensor by name, from headers and pickles, without their data.
 
         Raises:
-            InputRefused: a header is corrupt, or a file shorter than its header promises.
+            InputRefused: a file is corrupt, or shorter than it promises.
         """
         entries: dict[str, TensorEntry] = {}
-        for file in self.weights if self.is_safetensors else ():
-            entries.update(read_header(file))
+        for file in self.weights:
+            entries.update(read_header(file) if self.is_safetensors else _list_tensors(file))
         return entries
+
+    def read_tensors(self) -> dict[str, Tensor]:
+        """Every tensor with its data, read inertly: for files that are not safetensors.
+
+        Raises:
+            InputRefused: a file is corrupt or unsafe, or two shards hold tensors of one name.
+            AnalysisIncomplete: they do not fit into memory.
+        """
+        from cohomcli.models.files.read import read_model_file
+
+        found: dict[str, Tensor] = {}
+        for file in self.weights:
+            fresh = read_model_file(file).tensors
+            if twice := sorted(found.keys() & fresh):
+                raise InputRefused(f"two shards of {str(self.path)!r} hold {twice[0]!r}", "download the model again")
+            found |= fresh
+        return found
+
+
+def has_tokenizer(path: Path) -> bool:
+    """Whether any file in the folder `path` can define a tokenizer."""
+    return any(True for pattern in _TOKENIZER_FILES for _ in path.glob(pattern))
+
+
+def _list_tensors(file: Path) -> dict[str, TensorEntry]:
+    from cohomcli.models.files.read import list_tensors
+
+    return list_tensors(file)
 
 
 def read_folder(path: Path, weights_file: str | None = None) -> ModelFolder:
@@ -93,18 +125,14 @@ def read_folder(path: Path, weights_file: str | None = None) -> ModelFolder:
 
     Raises:
         InputRefused: no or unreadable `config.json`, quantised or adapter weights, no weights in a format we read,
-            a shard index that points outside the folder or at a missing file, or a corrupt archive.
+            a shard index that points outside the folder or at a missing file, or a corrupt file.
     """
     config = read_config(path)
     _refuse_what_we_do_not_load(path, config)
     weights = _find_weights(path, weights_file)
-    is_safetensors = weights[0].suffix == ".safetensors"
-    folder = ModelFolder(path, config, weights, is_safetensors)
-    if is_safetensors:
-        folder.tensors()
-    else:
-        for file in weights:
-            _check_archive(file)
+    # by suffix, because transformers, which then reads the file, goes by nothing else
+    folder = ModelFolder(path, config, weights, is_safetensors=weights[0].suffix == ".safetensors")
+    folder.tensors()
     return folder
 
 
@@ -117,13 +145,7 @@ def read_config(path: Path) -> dict[str, Any]:
     config = read_json(path / "config.json")
     if not isinstance(config, dict):
         raise InputRefused(f"{str(path / 'config.json')!r} is not a JSON object", "restore the model's own config.json")
-    try:
-        kept: dict[str, Any] = _without_dropped_settings(config)
-    except RecursionError as error:
-        raise InputRefused(
-            f"{str(path / 'config.json')!r} is nested too deeply", "restore the original file"
-        ) from error
-    return kept
+    return without_dropped_settings(config, repr(str(path / "config.json")))
 
 
 def read_json(file: Path) -> Any:
@@ -140,12 +162,22 @@ def read_json(file: Path) -> Any:
         raise InputRefused(f"{str(file)!r} is not valid JSON", "restore the original file") from error
 
 
-def _without_dropped_settings(value: Any) -> Any:
+def without_dropped_settings(config: Mapping[str, Any], label: str = "the model configuration") -> dict[str, Any]:
+    """A configuration without the settings that pick kernels, other files or patches, at any depth.
+
+    Raises:
+        InputRefused: nested too deeply; `label` says what.
+    """
+    try:
+        return {key: _kept(value) for key, value in config.items() if key not in _DROPPED_SETTINGS}
+    except RecursionError as error:
+        raise InputRefused(f"{label} is nested too deeply", "restore the original file") from error
+
+
+def _kept(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_dropped_settings(item) for key, item in value.items() if key not in _DROPPED_SETTINGS}
-    if isinstance(value, list):
-        return [_without_dropped_settings(item) for item in value]
-    return value
+        return {key: _kept(item) for key, item in value.items() if key not in _DROPPED_SETTINGS}
+    return [_kept(item) for item in value] if isinstance(value, list) else value
 
 
 def _refuse_what_we_do_not_load(path: Path, config: dict[str, Any]) -> None:
@@ -166,6 +198,9 @@ def _find_weights(path: Path, weights_file: str | None) -> tuple[Path, ...]:
         file = path / name
         if file.is_file():
             return _shards(file) if file.suffix == ".json" else (file,)
+    torch_files = sorted(file for pattern in _TORCH_WEIGHTS for file in path.glob(pattern))
+    if torch_files:
+        raise InputRefused(f"{str(path)!r} has weights only under other names", f"name the file: {torch_files[0]}")
     foreign = sorted(file.name for pattern in _FOREIGN_WEIGHTS for file in path.glob(pattern))
     if foreign:
         raise InputRefused(
@@ -189,19 +224,3 @@ def _shards(index: Path) -> tuple[Path, ...]:
             raise InputRefused(f"shard {name!r} of {str(index.parent)!r} is missing", "download the model again")
         files.append(index.parent / name)
     return tuple(files)
-
-
-def _check_archive(file: Path) -> None:
-    """Verify the CRCs of a torch zip file: torch does not. Files older than torch 1.6 are no zip and have none."""
-    try:
-        with file.open("rb") as stream:
-            if stream.read(2) != b"PK":
-                return
-        with zipfile.ZipFile(file) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise InputRefused(f"{str(file)!r} is compressed, which torch never writes", "do not trust this file")
-            corrupt = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, struct.error) as error:
-        raise InputRefused(f"{str(file)!r} is corrupt or cut short", "download the model again") from error
-    if corrupt is not None:
-        raise InputRefused(f"{str(file)!r} is corrupt: {corrupt!r} fails its checksum", "download the model again")

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
-from cohomcli.errors import AnalysisIncomplete
+from cohomcli.errors import AnalysisIncomplete, InputRefused
 from cohomcli.models import hub
+from cohomcli.models.files.opened import OpenedFile
+from cohomcli.models.files.safetensors_data import format_name
 from cohomcli.models.folder import ModelFolder, read_config, read_folder
+from cohomcli.models.fromfile import as_single_file, open_file
 from cohomcli.models.gguf_header import read_gguf_header
 from cohomcli.models.layout import find_stacks, vocabulary
+from cohomcli.models.load import language_model, load_opened
 from cohomcli.models.memory import available_bytes, choose_token_budget, forecast, gigabytes
 from cohomcli.models.pretrained import claims_causal, needs_code, read_transformers_config, skeleton
-from cohomcli.models.spec import ActivationOptions, LoadOptions, ModelDescription, ModelKind, ModelSource
+from cohomcli.models.spec import (
+    ActivationOptions,
+    LoadedModel,
+    LoadOptions,
+    ModelDescription,
+    ModelInfo,
+    ModelKind,
+    ModelSource,
+)
 
 Files = tuple[tuple[str, int], ...]
 
@@ -25,8 +37,12 @@ def describe(
     """Describe what `resolve` returned; of a hub model only the settings files are downloaded.
 
     Raises:
-        InputRefused: not available, not a model we read, or corrupt. Code that comes with a model is not run.
+        InputRefused: not available, not a model we read, or corrupt; of a file also all that `load` refuses. Code that
+            comes with a model is not run.
     """
+    source = as_single_file(source, options)
+    if source.kind == "file":
+        return _describe_language_model(source, options, activations)
     if source.gguf_file:
         file = Path(source.location) / source.gguf_file
         return _plan(source, _gguf_facts(file), ((file.name, file.stat().st_size),), activations)
@@ -39,6 +55,97 @@ def describe(
         files = tuple(hub.remote_weights(source.location, options).items())
     facts = _code_facts(folder) if needs_code(folder.config) else _folder_facts(folder)
     return _plan(source, facts, files, activations)
+
+
+@dataclass(frozen=True)
+class FileDescription:
+    """What one file holds, and how far it can be analysed.
+
+    `format` is its kind by its bytes, `dtypes` are the stored element types, `root_class` is the class a pickled or
+    scripted module names, `others` are further places in the file that hold tensors, with their number. `info` says
+    what `load_any` makes of it and `built_from` by which way; else `why` and `hint` say what is missing. `samples` are
+    the inputs of an exported program as (dtype, shape). `model` has the forecasts for feeding texts to it; `refusal`
+    is why that is not possible.
+    """
+
+    source: ModelSource
+    format: str
+    n_bytes: int
+    n_tensors: int
+    n_parameters: int
+    dtypes: tuple[str, ...]
+    info: ModelInfo
+    root_class: str
+    built_from: str
+    why: str
+    hint: str
+    place: str
+    others: tuple[tuple[str, int], ...]
+    samples: tuple[tuple[str, tuple[int, ...]], ...]
+    notes: tuple[str, ...]
+    refusal: str = ""
+    model: ModelDescription | None = None
+
+
+def describe_file(
+    source: ModelSource, options: LoadOptions, activations: ActivationOptions | None = None
+) -> FileDescription:
+    """Read a single file whole and say what it holds: what its weights are shows only when they are read.
+
+    Raises:
+        As `load_any`.
+    """
+    opened = open_file(source, options, layers=False)
+    found = load_opened(source, opened, options)
+    program = isinstance(found, LoadedModel)
+    described = FileDescription(
+        source=source,
+        format=opened.file.kind,
+        n_bytes=opened.file.path.stat().st_size,
+        n_tensors=len(opened.file.tensors),
+        n_parameters=opened.file.n_parameters,
+        dtypes=_stored_types(opened),
+        info=found.info,
+        root_class=opened.file.root_class,
+        built_from=opened.built_from if program else "",
+        why=opened.why,
+        hint=opened.hint,
+        place=opened.file.place,
+        others=opened.file.others,
+        samples=tuple((str(v.dtype).removeprefix("torch."), tuple(v.shape)) for v in opened.file.sample_inputs),
+        notes=found.notes,
+    )
+    try:
+        return replace(described, model=_describe_language_model(source, options, activations, opened))
+    except InputRefused as error:
+        return replace(described, refusal=str(error))
+
+
+def _describe_language_model(
+    source: ModelSource, options: LoadOptions, activations: ActivationOptions | None, opened: OpenedFile | None = None
+) -> ModelDescription:
+    """Describe a file's language model; raises the InputRefused that says why there is none."""
+    if opened is None or opened.built_from == "exported-graph":
+        opened = open_file(source, options, layers=True)
+    loaded = language_model(load_opened(source, opened, options))
+    info, config = loaded.info, cast(Any, loaded.model).config
+    facts = _Facts(
+        architecture=info.architecture,
+        kind=info.kind,
+        n_layer=info.n_layer,
+        vocab_size=info.vocab_size,
+        n_parameters=info.n_parameters,
+        max_positions=info.max_positions,
+        config=config.get_text_config(),
+        dtypes=_stored_types(opened),
+        notes=loaded.notes,
+    )
+    return _plan(source, facts, ((opened.file.path.name, opened.file.path.stat().st_size),), activations)
+
+
+def _stored_types(opened: OpenedFile) -> tuple[str, ...]:
+    kinds = {str(value.dtype).removeprefix("torch.") for value in opened.file.tensors.values()}
+    return tuple(sorted(map(format_name, kinds)))
 
 
 @dataclass(frozen=True)

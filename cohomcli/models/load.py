@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cohomcli.errors import AnalysisIncomplete, InputRefused, UsageError
-from cohomcli.models import hub
+from cohomcli.models import fromfile, hub
+from cohomcli.models.files.opened import OpenedFile
 from cohomcli.models.folder import ModelFolder, read_folder
 from cohomcli.models.gguf import build_gguf
 from cohomcli.models.gguf_header import read_gguf_header
@@ -17,33 +19,106 @@ from cohomcli.models.layout import vocabulary
 from cohomcli.models.memory import FLOAT, refuse_if_too_big
 from cohomcli.models.pretrained import Built, build, needs_code, read_transformers_config, skeleton, usable_head
 from cohomcli.models.probe import find_layout, kind_of
-from cohomcli.models.spec import LoadedModel, LoadOptions, ModelInfo, ModelSource
-from cohomcli.models.tokenizer import load_tokenizer
+from cohomcli.models.spec import LoadedModel, LoadedWeights, LoadOptions, ModelInfo, ModelSource
+from cohomcli.models.tokenizer import find_tokenizer
 from cohomcli.models.weights import fingerprint, refuse_non_finite
 
 
 def load(source: ModelSource, options: LoadOptions) -> LoadedModel:
-    """Load what `resolve` returned; hub models are downloaded into the hub's cache first.
+    """Load a language model that `resolve` returned; hub models are downloaded into the hub's cache first.
 
     Raises:
         UsageError: the device does not exist.
-        InputRefused: not available, not a model we read, its own code without permission, or weights that are
-            corrupt, not finite, or do not match the configuration.
+        InputRefused: not available, not a model we read, its own code without permission, no tokenizer, or weights
+            that are corrupt, not finite, or do not match the configuration.
         AnalysisIncomplete: it does not fit into memory.
     """
-    device = _device(options.device)
+    return language_model(_load(source, options, for_texts=True))
+
+
+def language_model(found: LoadedModel | LoadedWeights) -> LoadedModel:
+    """`found` when texts can be fed to it; raises the InputRefused that says why not."""
+    if isinstance(found, LoadedWeights):
+        raise InputRefused(f"{found.info.location!r} cannot be run on texts: {found.why}", found.hint)
+    if found.refusal is not None:
+        raise found.refusal
+    return found
+
+
+def load_any(source: ModelSource, options: LoadOptions) -> LoadedModel | LoadedWeights:
+    """Load whatever `resolve` returned as far as it goes: the door for commands that need no texts.
+
+    A `LoadedModel` when there is a program: language models as from `load`, other transformers models, exported
+    programs, plain `torch.nn` sequences and what `model_code` builds; `tokenizer` may be None, `samples` holds the
+    inputs of an exported program, `refusal` says why `load` would refuse it. `LoadedWeights` when a file holds weights
+    of an unknown architecture.
+
+    Raises:
+        As `load`, but neither for a missing tokenizer nor for unknown layers.
+    """
+    return _load(source, options, for_texts=False)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A model on its way out. `built` is set for transformers models, `architecture` and `refusal` for others."""
+
+    model: Any
+    built: Built | None
+    tokenizer: Any = None
+    refusal: InputRefused | None = None
+    architecture: str = ""
+    samples: tuple[Tensor, ...] = ()
+    notes: tuple[str, ...] = ()
+    trust: dict[str, Any] | None = None
+
+
+def load_opened(source: ModelSource, opened: OpenedFile, options: LoadOptions) -> LoadedModel | LoadedWeights:
+    """What `load_any` makes of a file that was opened already. Raises as `load_any`."""
+    if opened.model is None:
+        return fromfile.weights_alone(source, opened, options)
+    built = fromfile.transformers_parts(opened)
+    found = find_tokenizer(source, Path(source.location).parent, built.model.config if built else None, options)
+    parts = _Parts(
+        model=opened.model,
+        built=built,
+        tokenizer=found.tokenizer,
+        refusal=found.refusal if built else fromfile.no_layers(source, opened),
+        architecture=fromfile.class_name(opened),
+        samples=fromfile.sample_inputs(opened),
+        notes=(*fromfile.file_notes(opened), *found.notes),
+        trust=fromfile.trust_record(opened, options),
+    )
+    return _finished(source, options, parts)
+
+
+def _load(source: ModelSource, options: LoadOptions, for_texts: bool) -> LoadedModel | LoadedWeights:
+    _check_device(options.device)
+    source = fromfile.as_single_file(source, options)
     try:
-        if source.gguf_file:
-            header = read_gguf_header(Path(source.location) / source.gguf_file)
-            refuse_if_too_big(source.name, FLOAT * header.n_parameters)
-            built, tokenizer = build_gguf(source)
-        else:
-            built, tokenizer = _load_folder(source, options)
-        refuse_non_finite(built.model, source.name)
-        model = built.model.eval().requires_grad_(False).to(device=device, dtype=torch.float32)
+        if source.kind == "file":
+            return load_opened(source, fromfile.open_file(source, options, layers=for_texts), options)
+        parts = _load_gguf(source, options) if source.gguf_file else _load_folder(source, options, for_texts)
+        return _finished(source, options, parts)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise AnalysisIncomplete(f"out of memory while loading {source.name!r}", "use a smaller model") from error
-    return LoadedModel(model, tokenizer, _info(source, options, model, built))
+
+
+def _finished(source: ModelSource, options: LoadOptions, parts: _Parts) -> LoadedModel:
+    """Check the weights, bring the model into its final form, and say what it is."""
+    refuse_non_finite(parts.model, source.name)
+    fromfile.refuse_complex(parts.model, source.name)
+    device = torch.device(options.device)
+    parts.model.eval().requires_grad_(False).to(device=device, dtype=torch.float32)
+    info, refusal = _info(source, options, parts)
+    return LoadedModel(
+        model=parts.model,
+        tokenizer=parts.tokenizer,
+        info=info,
+        samples=tuple(value.to(device) for value in parts.samples),
+        notes=(*parts.notes, *fromfile.unused_options(source, options)),
+        refusal=refusal,
+    )
 
 
 def local_folder(source: ModelSource, options: LoadOptions) -> Path:
@@ -51,16 +126,25 @@ def local_folder(source: ModelSource, options: LoadOptions) -> Path:
     return source.path or hub.fetch(source.location, options)
 
 
-def _load_folder(source: ModelSource, options: LoadOptions) -> tuple[Built, Any]:
+def _load_gguf(source: ModelSource, options: LoadOptions) -> _Parts:
+    header = read_gguf_header(Path(source.location) / str(source.gguf_file))
+    refuse_if_too_big(source.name, FLOAT * header.n_parameters)
+    built, own = build_gguf(source)
+    if options.tokenizer is None:
+        return _Parts(built.model, built, own)
+    other = find_tokenizer(source, None, built.model.config, options)
+    return _Parts(built.model, built, other.tokenizer, notes=other.notes)
+
+
+def _load_folder(source: ModelSource, options: LoadOptions, for_texts: bool) -> _Parts:
     folder = read_folder(local_folder(source, options), source.weights_file)
-    if not folder.has_tokenizer:
-        raise InputRefused(
-            f"model {source.name!r} has no tokenizer", "put its tokenizer.json (or vocab files) into the folder"
-        )
     config = read_transformers_config(folder, options.trust_remote_code)
+    found = find_tokenizer(source, folder.path, config, options)
+    if for_texts and found.refusal:  # before a byte of the weights is read
+        raise found.refusal
     refuse_if_too_big(source.name, load_bytes(folder, config))
-    tokenizer = load_tokenizer(folder.path, config, options.trust_remote_code)
-    return build(folder, config), tokenizer
+    built = build(folder, config)
+    return _Parts(built.model, built, found.tokenizer, found.refusal, notes=found.notes)
 
 
 def load_bytes(folder: ModelFolder, config: Any) -> int:
@@ -78,7 +162,12 @@ def load_bytes(folder: ModelFolder, config: Any) -> int:
     return max(claimed, FLOAT * stored) + extra
 
 
-def _device(name: str) -> torch.device:
+def _check_device(name: str) -> None:
+    """Refuse a device that torch does not know or this machine does not have, before anything is read.
+
+    Raises:
+        UsageError: it is one of these.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -88,27 +177,45 @@ def _device(name: str) -> torch.device:
         raise UsageError(f"unknown device {name!r}", "use cpu, cuda or mps")
     if not present[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise UsageError(f"this machine has no device {name!r}", "use --device cpu")
-    return device
 
 
-def _info(source: ModelSource, options: LoadOptions, model: Any, built: Built) -> ModelInfo:
-    layout = find_layout(model)
-    kind = kind_of(layout, built.claims_causal)
-    return ModelInfo(
+def _info(source: ModelSource, options: LoadOptions, parts: _Parts) -> tuple[ModelInfo, InputRefused | None]:
+    """What the model is, and why `load` refuses it, if it does."""
+    model, built = parts.model, parts.built
+    facts: dict[str, Any] = {"kind": "module", "n_layer": 0, "hidden_size": 0, "vocab_size": 0}
+    refusal = parts.refusal
+    if built is not None:
+        try:
+            facts = _language_facts(built)
+        except InputRefused as error:  # a transformers model of another kind, or one whose layers we do not find
+            refusal = error
+    info = ModelInfo(
         name=source.name,
         source=source.kind,
         location=source.name if source.kind == "builtin" else source.location,
-        architecture=type(model).__name__,
-        kind=kind,
-        n_layer=layout.n_layer,
-        hidden_size=int(model.config.get_text_config().hidden_size),
-        vocab_size=vocabulary(model),
+        architecture=parts.architecture or type(model).__name__,
         n_parameters=sum(value.numel() for value in model.parameters()),
-        max_positions=max_positions(model),
-        lm_head=usable_head(built.head, kind, type(model).__name__),
+        **{"max_positions": None, "lm_head": None, **facts},
         weights_sha256=fingerprint(model),
         trust_remote_code=options.trust_remote_code,
+        trust=parts.trust or {},
     )
+    return info, refusal
+
+
+def _language_facts(built: Built) -> dict[str, Any]:
+    """The figures of a language model; raises InputRefused for models that are none."""
+    model = built.model
+    layout = find_layout(model)
+    kind = kind_of(layout, built.claims_causal)
+    return {
+        "kind": kind,
+        "n_layer": layout.n_layer,
+        "hidden_size": int(model.config.get_text_config().hidden_size),
+        "vocab_size": vocabulary(model),
+        "max_positions": max_positions(model),
+        "lm_head": usable_head(built.head, kind, type(model).__name__),
+    }
 
 
 def max_positions(model: Any) -> int | None:

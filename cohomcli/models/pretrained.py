@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cohomcli.errors import InputRefused
 from cohomcli.models.folder import ModelFolder
 from cohomcli.models.quiet import quiet as quiet
 from cohomcli.models.spec import ModelKind
 from cohomcli.models.wording import first_line, some
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Head = Literal["causal", "masked"] | None
 
@@ -163,32 +167,73 @@ def _build_from_code(folder: ModelFolder, config: Any) -> Built:
 def _from_pretrained(
     folder: ModelFolder, config: Any, auto: Any, trust_remote_code: bool = False
 ) -> tuple[Any, dict[str, Any]]:
-    import torch
-    from transformers import GenerationConfig
-
-    if folder.is_safetensors and len(folder.weights) == 1:
+    if not folder.is_safetensors:
+        wanted = _concrete(auto, config, trust_remote_code)
+        return from_tensors(wanted, config, folder.read_tensors(), str(folder.path))
+    if len(folder.weights) == 1:
         config.transformers_weights = folder.weights[0].name  # the file that was checked, whatever its name
     try:
         with quiet():
             model, report = auto.from_pretrained(
                 str(folder.path),
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=folder.is_safetensors,
+                use_safetensors=True,
                 local_files_only=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are reported by name and refused below
-                generation_config=GenerationConfig(),
                 trust_remote_code=trust_remote_code,
+                **_how(config),
             )
     except MemoryError:
         raise
-    except Exception as error:  # corrupt files fail anywhere between zip, pickle and torch
-        raise InputRefused(
-            f"the weights of {str(folder.path)!r} cannot be loaded: {first_line(error)}",
-            "download or save the model again",
-        ) from error
+    except Exception as error:  # corrupt files fail anywhere between header and tensor
+        raise _not_loadable(str(folder.path), error) from error
     return model, report
+
+
+def from_tensors(wanted: Any, config: Any, tensors: Mapping[str, Tensor], label: str) -> tuple[Any, dict[str, Any]]:
+    """A model of the class `wanted` with `tensors`, in float32, and transformers' account of the names; no file is
+    read. Names of older versions are converted.
+
+    Raises:
+        InputRefused: transformers cannot load them; `label` says what.
+    """
+    try:
+        with quiet():
+            model, report = wanted.from_pretrained(None, state_dict=dict(tensors), **_how(config))
+    except MemoryError:
+        raise
+    except Exception as error:  # transformers fails in many ways on weights of another model
+        raise _not_loadable(label, error) from error
+    return model, report
+
+
+def _how(config: Any) -> dict[str, Any]:
+    """The arguments of every `from_pretrained`."""
+    import torch
+    from transformers import GenerationConfig
+
+    return {
+        "config": config,
+        "dtype": torch.float32,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # so that they are reported by name and refused afterwards
+        "generation_config": GenerationConfig(),
+    }
+
+
+def _not_loadable(label: str, error: Exception) -> InputRefused:
+    return InputRefused(
+        f"the weights of {label!r} cannot be loaded: {first_line(error)}", "download or save the model again"
+    )
+
+
+def _concrete(auto: Any, config: Any, trust_remote_code: bool) -> Any:
+    """The class an AutoModel would choose, learnt by building it without storage; other classes are returned."""
+    import torch
+
+    if not hasattr(auto, "from_config"):
+        return auto
+    options = {"trust_remote_code": True} if trust_remote_code else {}
+    with quiet(), torch.device("meta"):
+        return type(auto.from_config(config, **options))
 
 
 def _account_for(folder: ModelFolder, model: Any, report: dict[str, Any]) -> None:

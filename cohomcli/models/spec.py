@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
 
-SourceKind = Literal["builtin", "preset", "hub", "folder", "gguf"]
-ModelKind = Literal["decoder", "encoder", "encoder-decoder"]
+    from cohomcli.errors import InputRefused
+
+SourceKind = Literal["builtin", "preset", "hub", "folder", "gguf", "file"]
+ModelKind = Literal["decoder", "encoder", "encoder-decoder", "module", "weights"]
 PoolingName = Literal["auto", "last", "cls", "mean"]
 Site = Literal["block", "attention", "mlp"]
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A resolved `--model` value. `name` is short and safe for file names; `location` is a hub id or a folder.
+    """A resolved `--model` value. `name` is short and safe for file names; `location` is a hub id, a folder or a file.
 
-    `gguf_file` and `weights_file` name the one file inside the folder that was asked for, when one was.
+    `gguf_file` and `weights_file` name the one file inside the folder that was asked for, when one was. A source of
+    the kind "file" is one file that stands alone, and its `location` is the file itself.
     """
 
     name: str
@@ -32,17 +35,38 @@ class ModelSource:
 
     @property
     def path(self) -> Path | None:
-        """The local folder, or None for a hub id."""
+        """The local folder or file, or None for a hub id."""
         return None if self.kind in ("preset", "hub") else Path(self.location)
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How to load. Code shipped with a model runs only when `trust_remote_code` is set."""
+    """How to load. Code shipped with a model runs only when `trust_remote_code` is set.
+
+    `tokenizer` names a folder, a built-in model or a hub id whose tokenizer is used instead of the model's own. The
+    rest is for single files: a `config.json`, the user's own code (`file.py:factory`), the place of the weights inside
+    the file, and permission for the file to run its own code in a child process (`trust`).
+    """
 
     device: str = "cpu"
     trust_remote_code: bool = False
     revision: str | None = None
+    tokenizer: str | None = None
+    config_json: Path | None = None
+    model_code: str | None = None
+    weights_at: str | None = None
+    trust: bool = False
+
+    @property
+    def for_files(self) -> tuple[str, ...]:
+        """The options given that only a single file understands, as flags."""
+        given = {
+            "--config-json": self.config_json,
+            "--model-code": self.model_code,
+            "--weights-at": self.weights_at,
+            "--trust": self.trust,
+        }
+        return tuple(flag for flag, value in given.items() if value)
 
 
 @dataclass(frozen=True)
@@ -52,6 +76,10 @@ class ModelInfo:
     `n_layer` counts every block (an encoder-decoder's encoder and decoder together).
     `weights_sha256` is the SHA-256 over all parameters and buffers in name order (name, dtype, shape, raw bytes).
     `lm_head` says which language-modelling head with trained weights is present: "causal", "masked" or None.
+    `kind` is "module" for a program whose layers are unknown here and "weights" for tensors without a program; these
+    have no `n_layer`, `hidden_size` and `vocab_size`, which are 0.
+    `trust` records what was allowed to run: "file" (the child process of `--trust`, with its limits) and "model_code"
+    (the user's file, its SHA-256, the function); empty when nothing was.
     """
 
     name: str
@@ -67,15 +95,42 @@ class ModelInfo:
     lm_head: Literal["causal", "masked"] | None
     weights_sha256: str
     trust_remote_code: bool = False
+    trust: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in eval mode, float32, on its device, with its tokenizer."""
+    """A model in eval mode, float32, on its device, with its tokenizer.
+
+    From `load` it is always a language model with a tokenizer. From `load_any` it may be any module that runs
+    (`info.kind` "module") and `tokenizer` may be None; `refusal` is then why texts cannot be fed to it. (For an
+    exported program, whose layers have no names, `load` may still build a model of the family its weights give away.)
+    `samples` are the positional inputs an exported program came with, which are also the only shapes it accepts.
+    `notes` are for people: what was assumed, converted, left out or allowed to run.
+    """
 
     model: nn.Module
     tokenizer: Any
     info: ModelInfo
+    samples: tuple[Tensor, ...] = ()
+    notes: tuple[str, ...] = ()
+    refusal: InputRefused | None = None
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """The weights of a file whose program is unknown: only they can be analysed, and nothing said about any output.
+
+    `tensors` are on the CPU in their stored element types; names that are one tensor share memory. `why` says why
+    there is no program and `hint` what the user can add. `info.kind` is "weights"; `info.architecture` is the class
+    or family the file gives away, or "unknown".
+    """
+
+    tensors: dict[str, Tensor]
+    info: ModelInfo
+    why: str
+    hint: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

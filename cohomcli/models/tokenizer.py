@@ -1,13 +1,62 @@
-"""Load a model's tokenizer from its folder, and see that it can pad."""
+"""Find and load a tokenizer: the one the user names, or the one that lies with the model."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cohomcli.errors import InputRefused
+from cohomcli.errors import InputRefused, UsageError
+from cohomcli.models import hub
+from cohomcli.models.folder import has_tokenizer
 from cohomcli.models.quiet import quiet
+from cohomcli.models.resolve import resolve
+from cohomcli.models.spec import LoadOptions, ModelSource
 from cohomcli.models.wording import first_line
+
+
+@dataclass(frozen=True)
+class FoundTokenizer:
+    """A tokenizer, or `refusal`: why texts cannot be read. `notes` say where it is from when that is not obvious."""
+
+    tokenizer: Any = None
+    refusal: InputRefused | None = None
+    notes: tuple[str, ...] = ()
+
+
+def find_tokenizer(source: ModelSource, beside: Path | None, config: Any, options: LoadOptions) -> FoundTokenizer:
+    """The tokenizer `options` name, else the one in the folder `beside`; `config` is the model's, where it has one.
+
+    Raises:
+        UsageError: `options` name no folder, built-in model or hub id.
+        InputRefused: the tokenizer named cannot be loaded. One that lies beside the model is given up with a reason.
+    """
+    if options.tokenizer is not None:
+        named = load_tokenizer(_named_folder(options.tokenizer, options), config, options.trust_remote_code)
+        return FoundTokenizer(named, notes=(f"texts are read with the tokenizer of {options.tokenizer!r}",))
+    if beside is None or not has_tokenizer(beside):
+        where = "beside the file" if source.kind == "file" else "into the folder"
+        hint = f"put its tokenizer.json (or vocab files) {where}, or name one with --tokenizer"
+        if source.kind == "file":
+            hint += "; `cohom precision` with --input or --input-shape needs none"
+        return FoundTokenizer(refusal=InputRefused(f"model {source.name!r} has no tokenizer", hint))
+    try:
+        return FoundTokenizer(load_tokenizer(beside, config, options.trust_remote_code))
+    except InputRefused as error:
+        return FoundTokenizer(refusal=error)
+
+
+def _named_folder(reference: str, options: LoadOptions) -> Path:
+    """The folder `--tokenizer` names; of a hub model only the small files are fetched."""
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return path
+    found = resolve(reference)
+    if found.kind in ("preset", "hub"):
+        return hub.fetch(found.location, LoadOptions(trust_remote_code=options.trust_remote_code), weights=False)
+    if found.path is None or found.kind not in ("builtin", "folder"):
+        raise UsageError(f"--tokenizer {reference!r} is a {found.kind}", "name a folder, a built-in model or a hub id")
+    return found.path
 
 
 def load_tokenizer(path: Path, config: Any, trust_remote_code: bool) -> Any:

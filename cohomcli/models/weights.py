@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,13 @@ def refuse_non_finite(model: nn.Module, name: str) -> None:
 
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 over all parameters and buffers in name order: name, dtype, shape, raw little-endian bytes."""
+    return fingerprint_tensors(_tensors(model))
+
+
+def fingerprint_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """The same over any named tensors; no name may occur twice."""
     digest = hashlib.sha256()
-    for name, value in sorted(_tensors(model)):
+    for name, value in sorted(tensors, key=lambda item: item[0]):
         digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         data = value.detach().to("cpu").contiguous().view(-1).view(torch.uint8)
         digest.update(data.numpy().data)

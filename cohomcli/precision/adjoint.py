@@ -8,20 +8,23 @@ Jacobian is applied K times, so only the cotangents of values still to be read a
 from __future__ import annotations
 
 import re
+import warnings
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
 from cohomcli.precision.capture import Captured
 from cohomcli.precision.execute import run
-from cohomcli.precision.program import Instruction, call
+from cohomcli.precision.program import Instruction, Slot, call
 
-# visit(vertex, cotangents): cotangents (K, *shape), for every op vertex an output depends on.
+# visit(vertex, cotangents): cotangents (K, *shape) of an op vertex or weight that an output depends on.
 Visit = Callable[[int, torch.Tensor], None]
 _EMBEDDING = re.compile(r"aten\.embedding\.")
-_BATCH_NORM = re.compile(r"aten\.(batch_norm|_native_batch_norm_legit_no_training)\.")
+_BATCH_NORM = re.compile(r"aten\.(batch_norm|native_batch_norm|_native_batch_norm_legit_no_training)\.")
 
 
 @dataclass(frozen=True)
@@ -56,21 +59,35 @@ class Sweep:
         self.active = _active(self.captured)
         self._cotangents: dict[int, torch.Tensor] = {}
 
-    def run(self, visit: Visit, weights: Collection[int] = ()) -> dict[int, torch.Tensor]:
-        """Hand the cotangents of every op vertex to `visit`, outputs first, each complete when it is visited.
+    def run(self, visit: Visit, weights: Collection[int] = ()) -> None:
+        """Hand the cotangents of every op vertex, outputs first, to `visit`, and the K gradients of `weights`.
 
-        Returns the K gradients (K, *shape) of the `weights` named, which should be small: they stay until the end.
+        Each is complete when it is handed over, and dropped afterwards: a weight's gradients live from its last reader
+        to its first.
         """
         wanted = self.active | set(weights)
-        self._seed()
-        for vertex in reversed(self.captured.graph.vertices):
-            if vertex.kind == "op" and vertex.index in self._cotangents:
-                cotangents = self._cotangents.pop(vertex.index)
-                visit(vertex.index, cotangents)
-                operands = [u for u in vertex.operands if u in wanted]
-                for operand, pulled in zip(operands, self.local(vertex.index, operands, cotangents), strict=True):
-                    self._add(operand, pulled)
-        return {vertex: self._cotangents.pop(vertex) for vertex in weights if vertex in self._cotangents}
+        complete = self._first_readers(weights)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*batching rule.*")  # slower, not wrong
+            self._seed()
+            for vertex in reversed(self.captured.graph.vertices):
+                if vertex.kind == "op" and vertex.index in self._cotangents:
+                    cotangents = self._cotangents.pop(vertex.index)
+                    visit(vertex.index, cotangents)
+                    self._pull_back(vertex.index, [u for u in vertex.operands if u in wanted], cotangents)
+                for weight in complete.get(vertex.index, ()):
+                    if weight in self._cotangents:
+                        visit(weight, self._cotangents.pop(weight))
+
+    def _first_readers(self, weights: Collection[int]) -> dict[int, list[int]]:
+        """For op vertices the weights among `weights` that no earlier op reads."""
+        first: dict[int, list[int]] = defaultdict(list)
+        seen: set[int] = set()
+        for vertex in self.captured.graph.vertices:
+            fresh = [u for u in vertex.operands if u in weights and u not in seen]
+            first[vertex.index] += fresh
+            seen.update(fresh)
+        return first
 
     def _seed(self) -> None:
         """Cotangents of the output vertices, through the views between them and what is returned."""
@@ -83,12 +100,14 @@ class Sweep:
                 self._add(vertex, _vjp(shown, [leaf], seed)[0])
 
     def _add(self, vertex: int, cotangents: torch.Tensor | None) -> None:
-        if cotangents is None:
-            return
-        if vertex in self._cotangents:
-            self._cotangents[vertex] += cotangents
-        else:
-            self._cotangents[vertex] = cotangents
+        if cotangents is not None:
+            # Not in place: the derivative of a sum hands the same memory to both operands.
+            known = self._cotangents.get(vertex)
+            self._cotangents[vertex] = cotangents if known is None else known + cotangents
+
+    def _pull_back(self, vertex: int, operands: Sequence[int], cotangents: torch.Tensor) -> None:
+        for operand, pulled in zip(operands, self.local(vertex, operands, cotangents), strict=True):
+            self._add(operand, pulled)
 
     def local(self, vertex: int, operands: Sequence[int], cotangents: torch.Tensor) -> list[torch.Tensor | None]:
         """J^T c for the op at `vertex` with respect to each of `operands`: tensors (K, *operand shape) or None."""
@@ -173,20 +192,29 @@ def _vjp_one_by_one(
 
 def differentiable(instruction: Instruction, values: Mapping[int, Any], dtype: torch.dtype) -> Any:
     """`call`, with the derivatives that training leaves out: embeddings' padding row, frozen running statistics."""
-    if _EMBEDDING.match(instruction.op):
+    special = _special(instruction.target)
+    if special == "embedding":
         weight, ids = (values[a.index] for a in instruction.args[:2])
         return torch.nn.functional.embedding(ids, weight)
-    if _BATCH_NORM.match(instruction.op):
+    if special == "batch norm":
         return _frozen_batch_norm(instruction, values)
     return call(instruction, values, dtype)
 
 
+@cache
+def _special(target: Callable[..., Any]) -> str:
+    if _EMBEDDING.match(str(target)):
+        return "embedding"
+    return "batch norm" if _BATCH_NORM.match(str(target)) else ""
+
+
 def _frozen_batch_norm(instruction: Instruction, values: Mapping[int, Any]) -> Any:
     """(x - mean) / sqrt(var + eps) * weight + bias over channels at axis 1 (Ioffe and Szegedy 2015, inference)."""
-    x, weight, bias, mean, var = (values[a.index] if hasattr(a, "index") else a for a in instruction.args[:5])
+    x, weight, bias, mean, var = (values[a.index] if isinstance(a, Slot) else a for a in instruction.args[:5])
     eps = instruction.args[7] if len(instruction.args) > 7 else instruction.args[6]
     shape = (1, -1, *([1] * (x.dim() - 2)))
     y = (x - mean.view(shape)) * torch.rsqrt(var + eps).view(shape)
     y = y if weight is None else y * weight.view(shape)
     y = y if bias is None else y + bias.view(shape)
-    return y if "no_training" not in instruction.op else (y, x.new_empty(0), x.new_empty(0))
+    one_output = instruction.op.startswith("aten.batch_norm")
+    return y if one_output else (y, x.new_empty(0), x.new_empty(0))

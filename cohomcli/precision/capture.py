@@ -7,9 +7,12 @@ plan is what chooses formats. For one operation per attention step, load transfo
 
 from __future__ import annotations
 
+import io
 import operator
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -88,16 +91,13 @@ def capture(
     """
     _check_model(model)
     example = _as_example(inputs)
-    fallback = ""
-    try:
-        program = _exported(model, example)
-    except AnalysisIncomplete:
-        raise
-    except Exception as error:  # noqa: BLE001 -- torch.export fails with whatever the model's code or dynamo raises
+    exported, fallback = _export(model, example)
+    if exported is None:
         from cohomcli.precision.recording import record
 
-        fallback = f"torch.export failed: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
         program = record(model, example.args, dict(example.kwargs or {}))
+    else:
+        program = _Reader(exported).program(example)
     program = without_dead_code(_select_outputs(program, outputs))
     graph, layout = build_graph(program)
     return Captured(graph, program, layout, example, fallback)
@@ -148,11 +148,19 @@ def _select_outputs(program: Program, wanted: Sequence[str] | None) -> Program:
 # --- torch.export -----------------------------------------------------------------------------------------------------
 
 
-def _exported(model: nn.Module, example: Example) -> Program:
-    exported = torch.export.export(model, example.args, dict(example.kwargs or {}), strict=False)
-    if any(_mutates(node) for graph in _graphs(exported.graph_module) for node in graph.nodes):
-        exported = exported.run_decompositions({})  # functional form: every in-place op becomes its pure counterpart
-    return _Reader(exported).program(example)
+def _export(model: nn.Module, example: Example) -> tuple[torch.export.ExportedProgram | None, str]:
+    """The exported program, or None and why there is none."""
+    # torch.export warns about attributes it does not care about and prints its partial graph when it fails.
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            exported = torch.export.export(model, example.args, dict(example.kwargs or {}), strict=False)
+            if any(_mutates(node) for graph in _graphs(exported.graph_module) for node in graph.nodes):
+                exported = exported.run_decompositions({})  # functional: every in-place op becomes its pure counterpart
+        except Exception as error:  # noqa: BLE001 -- whatever the model's code, dynamo or a compiler pass raises
+            first = (str(error).strip().splitlines() or [""])[0]
+            return None, f"torch.export failed: {type(error).__name__}: {first[:200]}"
+    return exported, ""
 
 
 def _graphs(module: fx.GraphModule) -> Iterator[fx.Graph]:
@@ -260,8 +268,6 @@ class _Reader:
 
 def _resolve(tree: Any, environment: dict[fx.Node, Any]) -> Any:
     """Nodes replaced by their slots, explicit 16-bit dtypes by float32."""
-    if isinstance(tree, tuple):
-        tree = tuple(tree)
 
     def leaf(item: Any) -> Any:
         if isinstance(item, fx.Node):

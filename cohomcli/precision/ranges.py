@@ -17,13 +17,17 @@ from cohomcli.precision.execute import masked_entries, run
 from cohomcli.precision.formats import Format, get_format
 from cohomcli.precision.spec import Admissibility, ComputationGraph, Ranges, Vertex
 from cohomcli.precision.vertices import consumers
+from cohomcli.progress import Progress, silent
 
 HEADROOM = 2.0
+_UNRANGED = ("mask constant", "discrete")
 _PER_CHANNEL = re.compile(r"aten\.(linear|addmm|mm|matmul|conv\w*|_?convolution|embedding)\.")
 
 
-def ranges(captured: Captured, inputs: Sequence[Any]) -> Ranges:
+def ranges(captured: Captured, inputs: Sequence[Any], progress: Progress = silent) -> Ranges:
     """Largest and smallest non-zero magnitude of every vertex over `inputs` (float32 runs); entries of masks apart.
+
+    Vertices that only decide something discrete may hold infinities, and have no range.
 
     Raises:
         UsageError: no inputs.
@@ -35,13 +39,15 @@ def ranges(captured: Captured, inputs: Sequence[Any]) -> Ranges:
     largest, smallest = np.zeros(len(vertices)), np.full(len(vertices), np.inf)
 
     def store(index: int, value: torch.Tensor) -> torch.Tensor:
-        if value.is_floating_point() and value.numel() and vertices[index].fixed != "mask constant":
+        if value.is_floating_point() and value.numel() and vertices[index].fixed not in _UNRANGED:
             low, high = _extent(vertices[index], value)
             largest[index], smallest[index] = max(largest[index], high), min(smallest[index], low)
         return value
 
-    for example in inputs:
+    for done, example in enumerate(inputs):
+        progress("ranges", done, len(inputs))
         run(captured, example, torch.float32, store)
+    progress("ranges", len(inputs), len(inputs))
     return Ranges(largest, np.where(np.isfinite(smallest), smallest, 0.0))
 
 

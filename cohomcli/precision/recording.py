@@ -113,7 +113,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._slots: dict[int, int] = {}
         self._alive: list[torch.Tensor] = []  # ids stay unique while their tensors live
         self._n_slots = 0
-        self._state = {id(t): name for name, t in [*model.named_buffers(), *model.named_parameters()]}
+        # A tied weight goes by its last name, as in torch.export ("lm_head.weight").
+        named = (*model.named_buffers(remove_duplicate=False), *model.named_parameters(remove_duplicate=False))
+        self._state = {id(t): name for name, t in named}
         for position, (leaf, name) in enumerate(zip(leaves, names, strict=True)):
             if isinstance(leaf, torch.Tensor):
                 slot = self._new(leaf)

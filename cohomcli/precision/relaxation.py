@@ -9,6 +9,10 @@ from here is believed: the multipliers go into an exact bound, the assignments a
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -26,6 +30,20 @@ NEGLIGIBLE = 1e-12  # errors below this share of the slack leave the row, and ar
 COST_SCALE = 1e4
 PRICE_STEPS = 60
 POTENTIAL_BITS = 32  # potentials are rounded to 2**-32 of the largest
+
+
+@contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """HiGHS prints some lines of its search to the process' standard output whatever its options say: not there."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @dataclass
@@ -200,13 +218,14 @@ class Relaxation:
         rows = [LinearConstraint(self._one, 1.0, 1.0)]
         if len(self._bounds):
             rows.append(LinearConstraint(self._upper, -np.inf, self._bounds))
-        found = milp(
-            np.asarray(self._cost) * self._cost_scale,
-            integrality=np.arange(len(self._cost)) < len(self._x),
-            bounds=Bounds(0.0, self._box(self._domains)),
-            constraints=rows,
-            options={"time_limit": max(seconds, 0.1), "mip_rel_gap": rel_gap},
-        )
+        with _silent_stdout():
+            found = milp(
+                np.asarray(self._cost) * self._cost_scale,
+                integrality=np.arange(len(self._cost)) < len(self._x),
+                bounds=Bounds(0.0, self._box(self._domains)),
+                constraints=rows,
+                options={"time_limit": max(seconds, 0.1), "mip_rel_gap": rel_gap},
+            )
         return None if found.x is None else [int(f) for f in self._shares(found.x).argmax(axis=1)]
 
     def _shares(self, values: Array) -> Array:

@@ -25,7 +25,8 @@ from cohomcli.precision.capture import Captured
 from cohomcli.precision.execute import Emulator, masked_entries, store_value, uniform, weight_axes
 from cohomcli.precision.formats import get_format
 from cohomcli.precision.output_norm import bind, from_scores
-from cohomcli.precision.spec import Admissibility, ErrorNorm, Inherited, Plan, Sensitivity
+from cohomcli.precision.spec import Admissibility, ErrorNorm, Inherited, Plan, Sensitivity, Stream
+from cohomcli.precision.streams import dominant_entries, find_streams, make_stream, squared_errors
 from cohomcli.progress import Progress, silent
 
 STEP = "adjoints"
@@ -97,11 +98,23 @@ def _trial(
 
 @dataclass
 class _Sums:
-    """Accumulated over inputs: the two estimators per (row, format); row 0 has no operand on the grid."""
+    """Accumulated over inputs: the two estimators per (row, format); row 0 has no operand on the grid.
+
+    `dominant` is the diagonal estimate of the entries that a stream steps through, which the others leave out.
+    """
 
     diagonal: NDArray[np.float64]
     coherent: NDArray[np.float64]
+    dominant: NDArray[np.float64]
     operands: tuple[int, ...] = ()
+
+
+class _Directions:
+    """The cotangents of one store: `all` (K, numel), and the mean of their squares (numel,)."""
+
+    def __init__(self, cotangents: torch.Tensor) -> None:
+        self.all = cotangents.flatten(1)
+        self.mean_square = self.all.square().mean(0)
 
 
 class _Scorer:
@@ -112,16 +125,23 @@ class _Scorer:
         self.vertices = captured.graph.vertices
         self.axes = weight_axes(captured)
         self.sums: dict[int, _Sums] = {}
+        self.streams: list[Stream] = []
         self._dots: dict[int, torch.Tensor] = {}
+        self._entries: dict[int, torch.Tensor] = {}  # of the sums of streams, the positions that dominate
+        self._gradients: dict[int, torch.Tensor] = {}
 
     def add(self, sweep: Sweep) -> None:
         """Score one input's sweep."""
-        self._dots = {}
+        values = sweep.recording.values
+        self._dots, self._gradients, self._entries = {}, {}, {}
+        streams = [(s, dominant_entries(values, s)) for s in find_streams(self.captured)]
+        streams = [(stream, entries) for stream, entries in streams if len(entries)]
+        for stream, entries in streams:
+            self._entries.update(dict.fromkeys(stream, entries))
         small = {v.index for v in self.vertices if v.kind == "weight" and not v.fixed and v.numel <= GRADIENT_LIMIT}
-        gradients = sweep.run(lambda vertex, cotangents: self._visit(sweep, vertex, cotangents), small)
-        for vertex, gradient in gradients.items():
-            rounding = self._roundings(sweep.recording, vertex, sweep.recording.values[vertex])
-            self._accumulate(vertex, 0, gradient, rounding)
+        sweep.run(lambda vertex, cotangents: self._visit(sweep, vertex, cotangents), small)
+        for stream, entries in streams:
+            self.streams.append(make_stream(self.captured.graph, stream, values, entries, self._gradients))
         for vertex, dots in self._dots.items():
             coherent = dots.square().mean(0).double().numpy()
             self._entry(vertex).coherent[0] += coherent
@@ -130,27 +150,38 @@ class _Scorer:
     def _entry(self, vertex: int, operands: tuple[int, ...] = ()) -> _Sums:
         if vertex not in self.sums:
             shape = (2 ** len(operands), len(self.options.formats))
-            self.sums[vertex] = _Sums(np.zeros(shape), np.zeros(shape), operands)
+            self.sums[vertex] = _Sums(np.zeros(shape), np.zeros(shape), np.zeros(shape), operands)
         return self.sums[vertex]
 
     def _visit(self, sweep: Sweep, vertex: int, cotangents: torch.Tensor) -> None:
-        """Score the op's own stores, with and without operands on its grid, and the large weights it reads."""
+        """Score a store, of ops with and without operands on the grid, and the large weights that an op reads."""
         self._score_weights(sweep, vertex, cotangents)
         if self.vertices[vertex].fixed:
             return
-        recording = sweep.recording
+        value, directions = sweep.recording.values[vertex], _Directions(cotangents)
+        rounding = torch.stack([self._rounding(vertex, value, fmt) for fmt in self.options.formats])
+        if self.vertices[vertex].kind == "weight":
+            self._accumulate(vertex, 0, directions, rounding)
+            return
         operands = self._grid_operands(vertex)
         self._entry(vertex, operands)
-        rounding = self._roundings(recording, vertex, recording.values[vertex])
-        kernel = [n for n, f in enumerate(self.options.formats) if f == "fp32" and recording.dtype == torch.float32]
+        kernel = self._kernel_formats(sweep.recording)
         if kernel:
             rounding[kernel] = sweep.kernel_error(vertex).flatten()
-        self._accumulate(vertex, 0, cotangents, rounding)
+        self._accumulate(vertex, 0, directions, rounding)
         for row in range(1, 2 ** len(operands)):
             on_grid = [u for bit, u in enumerate(operands) if row >> bit & 1]
-            inherited = self._inherited(sweep, vertex, on_grid)
-            inherited[kernel] = rounding[kernel]
-            self._accumulate(vertex, row, cotangents, inherited)
+            inherited = [
+                rounding[n] if n in kernel else self._inherited(sweep, vertex, on_grid, fmt)
+                for n, fmt in enumerate(self.options.formats)
+            ]
+            self._accumulate(vertex, row, directions, torch.stack(inherited))
+
+    def _kernel_formats(self, recording: Recording) -> list[int]:
+        """Where the recording itself is what storing gives, so that only the error of the kernels shows."""
+        if recording.dtype != torch.float32:
+            return []
+        return [n for n, fmt in enumerate(self.options.formats) if fmt == "fp32"]
 
     def _grid_operands(self, vertex: int) -> tuple[int, ...]:
         """Operands whose grid can make the store exact: of ops that are not generic, two at most."""
@@ -158,35 +189,34 @@ class _Scorer:
         free = tuple(u for u in v.operands if not self.vertices[u].fixed)
         return () if _GENERIC.match(v.target) or len(free) > 2 else free
 
-    def _accumulate(self, vertex: int, row: int, cotangents: torch.Tensor, roundings: torch.Tensor) -> None:
-        """Add both estimators: cotangents (K, *shape), roundings (F, numel)."""
-        g = cotangents.flatten(1)
+    def _accumulate(self, vertex: int, row: int, directions: _Directions, roundings: torch.Tensor) -> None:
+        """Add both estimators for roundings (F, numel)."""
         entry = self._entry(vertex)
-        entry.diagonal[row] += (roundings.square() @ g.square().mean(0)).double().numpy()
-        entry.coherent[row] += (g @ roundings.T).square().mean(0).double().numpy()
+        if vertex in self._entries:
+            at = self._entries[vertex]
+            self._gradients[vertex] = directions.all[:, at]
+            entry.dominant[row] += (roundings[:, at].square() @ directions.mean_square[at]).double().numpy()
+            roundings = roundings.index_fill(1, at, 0.0)
+        entry.diagonal[row] += (roundings.square() @ directions.mean_square).double().numpy()
+        entry.coherent[row] += (directions.all @ roundings.T).square().mean(0).double().numpy()
 
-    def _roundings(self, recording: Recording, vertex: int, value: torch.Tensor) -> torch.Tensor:
-        """d (F, numel): what storing `value` in each format adds to it; zero where masked or overflowing."""
-        v, found = self.vertices[vertex], value.new_zeros((len(self.options.formats), value.numel()))
-        hidden = masked_entries(v, value).flatten() if v.mask_level else None
-        for n, fmt in enumerate(self.options.formats):
-            if get_format(fmt).per_channel and (v.kind != "weight" or value.dim() < 2):
-                continue
-            d = (store_value(v, value, fmt, self.axes.get(vertex, 0)) - value).flatten()
-            found[n] = d if hidden is None else d.masked_fill(hidden, 0.0)
-        return found.nan_to_num_(0.0, 0.0, 0.0)
+    def _rounding(self, vertex: int, value: torch.Tensor, fmt: str) -> torch.Tensor:
+        """d (numel,): what storing `value` in `fmt` adds to it; zero where masked or overflowing."""
+        v = self.vertices[vertex]
+        if get_format(fmt).per_channel and (v.kind != "weight" or value.dim() < 2):
+            return value.new_zeros(value.numel())
+        d = store_value(v, value, fmt, self.axes.get(vertex, 0)) - value
+        if v.mask_level:
+            d = d.masked_fill(masked_entries(v, value), 0.0)
+        return d.flatten().nan_to_num_(0.0, 0.0, 0.0)
 
-    def _inherited(self, sweep: Sweep, vertex: int, on_grid: Sequence[int]) -> torch.Tensor:
-        """d (F, numel) when the operands `on_grid` are themselves stored in each format."""
-        values, rows = sweep.recording.values, []
-        for n, fmt in enumerate(self.options.formats):
-            if get_format(fmt).per_channel:
-                rows.append(torch.zeros_like(values[vertex]).flatten())
-                continue
-            rounded = {u: store_value(self.vertices[u], values[u], fmt, self.axes.get(u, 0)) for u in on_grid}
-            moved = sweep.evaluate(vertex, rounded).detach()
-            rows.append(self._roundings(sweep.recording, vertex, moved)[n])
-        return torch.stack(rows)
+    def _inherited(self, sweep: Sweep, vertex: int, on_grid: Sequence[int], fmt: str) -> torch.Tensor:
+        """d (numel,) when the operands `on_grid` are themselves stored in `fmt`."""
+        values = sweep.recording.values
+        if get_format(fmt).per_channel:
+            return values[vertex].new_zeros(values[vertex].numel())
+        rounded = {u: store_value(self.vertices[u], values[u], fmt, self.axes.get(u, 0)) for u in on_grid}
+        return self._rounding(vertex, sweep.evaluate(vertex, rounded).detach(), fmt)
 
     def _score_weights(self, sweep: Sweep, vertex: int, cotangents: torch.Tensor) -> None:
         """Add <cotangents, change of the op> for each large weight it reads, (K, F) summed over its readers."""
@@ -204,6 +234,8 @@ class _Scorer:
     ) -> torch.Tensor:
         w, value = self.vertices[weight], sweep.recording.values[weight]
         rounded = store_value(w, value, fmt, self.axes.get(weight, 0))
+        if rounded is value:
+            return cotangents.new_zeros(len(cotangents))
         change = (sweep.evaluate(vertex, {weight: rounded}) - base).detach().nan_to_num_(0.0, 0.0, 0.0)
         return cotangents.flatten(1) @ change.flatten()
 
@@ -211,17 +243,28 @@ class _Scorer:
         """The scores, inf where not admissible."""
         n, options = len(self.vertices), self.options
         scores, diagonal, coherent = (np.zeros((n, len(options.formats))) for _ in range(3))
-        inherited = []
+        inherited, minor = [], []
         for vertex, sums in self.sums.items():
             combined = self._combine(vertex, sums)
-            scores[vertex], diagonal[vertex], coherent[vertex] = combined[0], sums.diagonal[0], sums.coherent[0]
+            scores[vertex] = combined[0] + sums.dominant[0]
+            diagonal[vertex], coherent[vertex] = sums.diagonal[0] + sums.dominant[0], sums.coherent[0]
             if sums.operands:
-                inherited.append(Inherited(vertex, sums.operands, combined))
+                inherited.append(Inherited(vertex, sums.operands, combined + sums.dominant))
+            if sums.dominant.any():
+                minor.append(Inherited(vertex, sums.operands, combined))
         if admissible is not None:
             scores[~_columns(admissible, options.formats)] = math.inf
         scores[[v.index for v in self.vertices if v.fixed]] = 0.0
         return Sensitivity(
-            options.formats, scores, diagonal, coherent, options.n_probes, options.norm, {}, tuple(inherited)
+            formats=options.formats,
+            scores=scores,
+            diagonal=diagonal,
+            coherent=coherent,
+            n_probes=options.n_probes,
+            norm=options.norm,
+            inherited=tuple(inherited),
+            streams=tuple(self.streams),
+            minor=tuple(minor),
         )
 
     def _combine(self, vertex: int, sums: _Sums) -> NDArray[np.float64]:
@@ -257,24 +300,38 @@ def predict(found: Sensitivity, plan: Plan) -> float:
 
 
 def contributions(found: Sensitivity, plan: Plan) -> NDArray[np.float64]:
-    """Each vertex's share of the predicted squared error (n,), with exact stores of copies counted as such."""
+    """Each vertex's share (n,) of the predicted squared error, with exact stores of copies counted as such.
+
+    Shares of the sums of a residual stream can be negative: they are covariances with the whole stream's error.
+
+    Raises:
+        UsageError: a format that was not scored, or a plan for another graph.
+    """
     if len(plan.formats) != len(found.scores):
         raise UsageError(f"the plan has {len(plan.formats)} formats for {len(found.scores)} vertices")
     column = {f: n for n, f in enumerate(found.formats)}
     if unknown := sorted({f for f in plan.formats if f and f not in column}):
         raise UsageError(f"format {unknown[0]!r} has no scores", f"scored: {', '.join(found.formats)}")
     total = np.array([found.scores[v, column[f]] if f else 0.0 for v, f in enumerate(plan.formats)])
-    for entry in found.inherited:
+    admissible = np.isfinite(total)
+    bits = [_bits(f) for f in plan.formats]
+    for entry in (*found.inherited, *found.minor):
         fmt = plan.formats[entry.vertex]
-        if math.isfinite(total[entry.vertex]):
-            total[entry.vertex] = entry.scores[_row(entry, plan, fmt), column[fmt]]
+        if admissible[entry.vertex]:
+            row = sum(1 << n for n, u in enumerate(entry.operands) if bits[u] <= bits[entry.vertex])
+            total[entry.vertex] = entry.scores[row, column[fmt]]
+    for stream in found.streams:
+        vertices = [v for v, *_ in stream.sums]
+        if admissible[vertices].all():
+            total[vertices] += squared_errors(stream, plan)
     return total
 
 
-def _row(entry: Inherited, plan: Plan, fmt: str) -> int:
-    """Which operands lie on the grid of `fmt`: those with no more significand bits. int8 values fill a float32."""
-    bits = {f: 24 if get_format(f).per_channel else get_format(f).significand_bits for f in plan.formats if f}
-    return sum(1 << n for n, u in enumerate(entry.operands) if bits[plan.formats[u]] <= bits[fmt])
+def _bits(fmt: str) -> int:
+    """Significand bits of what is read from a store; int8 values fill a float32. 0 for what has no format to choose."""
+    if not fmt:
+        return 0
+    return 24 if get_format(fmt).per_channel else get_format(fmt).significand_bits
 
 
 def copies(found: Sensitivity) -> Mapping[int, int]:

@@ -92,16 +92,31 @@ class Inherited:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """The dominant entries of a residual stream on one input (`precision.streams`).
+
+    `sums` are (vertex, operand, operand) in order; `values[u]` (M,) are the entries at a sum or an operand u,
+    `largest[u]` is its largest magnitude, and `gradients` (n_sums, K, M) are the entries' adjoints at the sums.
+    """
+
+    sums: tuple[tuple[int, ...], ...]
+    values: dict[int, NDArray[np.float64]]
+    largest: dict[int, float]
+    gradients: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Sensitivity:
     """First-order effect of storing vertex v in format f on the output error, from K random adjoints (estimated).
 
     `scores[v, f]` estimates the squared output error, in the units of `norm` squared (of `kl`: KL itself, in nats), on
     the assumption that the operands of v are not rounded to f; inf where the format is not admissible. A plan's
-    predicted error is sqrt(sum_v scores[v, f_v]) with the rows of `inherited` where they apply (`sensitivity.predict`);
-    without them it is an upper estimate. `diagonal` and `coherent` are the two estimators, mean_k sum_j g_j^2 d_j^2
-    (independent roundings) and mean_k (g . d)^2 (this very rounding): the rounding of a weight is the same in every
-    plan and takes the second, that of an op depends on all before it and takes the first, unless the second is larger
-    beyond sampling noise.
+    predicted error is sqrt(sum_v scores[v, f_v]) with the rows of `inherited` where they apply and the dominant
+    entries of `streams` stepped through (`sensitivity.predict`); without those it is an upper estimate, mostly.
+    `minor` has the scores of the streams' sums without their dominant entries.
+    `diagonal` and `coherent` are the two estimators, mean_k sum_j g_j^2 d_j^2 (independent roundings) and
+    mean_k (g . d)^2 (this very rounding): the rounding of a weight is the same in every plan and takes the second, that
+    of an op depends on all before it and takes the first, unless the second is larger beyond sampling noise.
     `curvature_ratio[f]` is even/odd of the antithetic test under uniform format f: how far first order can be trusted.
     """
 
@@ -113,6 +128,8 @@ class Sensitivity:
     norm: ErrorNorm
     curvature_ratio: dict[str, float] = field(default_factory=dict)
     inherited: tuple[Inherited, ...] = ()
+    streams: tuple[Stream, ...] = ()
+    minor: tuple[Inherited, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from cohomcli.progress import Progress, silent
 from cohomcli.report import html, markdown
 from cohomcli.report.comparing import comparison_section
 from cohomcli.report.document import Fact, ReportContext
-from cohomcli.report.names import unique_slugs
+from cohomcli.report.names import clean, unique_slugs
 from cohomcli.report.picture import Picture
 from cohomcli.report.plots import pictures_of
 from cohomcli.report.plots_compare import compare_picture
+from cohomcli.report.precision.csvfiles import PRECISION_FILES, write_precision_tables
+from cohomcli.report.precision.pictures import precision_pictures
 from cohomcli.report.sections import assemble
 from cohomcli.report.style import identity, save_png
 from cohomcli.report.tables import BETTI, DIAGRAMS, LAYERS, write_tables
@@ -46,9 +48,9 @@ def build(
     everything = [*compared, *(picture for group in pictures for picture in group)]
     steps = len(everything) if context.plots else 0
     written = _draw(everything, out, progress, steps + 2) if steps else []
-    tables = write_tables(entries, out)
+    tables = [*write_tables(entries, out), *write_precision_tables(entries, out)]
     progress("report", steps + 1, steps + 2)
-    section = comparison_section(comparison, compared) if comparison is not None else None
+    section = comparison_section(comparison, compared, entries)
     document = assemble(entries, pictures, section, context, _files(tables))
     texts = {"report.md": markdown.render(document, plots=steps > 0)}
     if context.html:
@@ -61,9 +63,17 @@ def build(
 
 def _pictures(entries: Sequence[Entry]) -> list[list[Picture]]:
     if len(entries) == 1:
-        return [pictures_of(entries[0], "")]
+        return [_pictures_of(entries[0], "")]
     slugs = unique_slugs(f"{entry.model}-{entry.dataset}" for entry in entries)
-    return [pictures_of(entry, f"{slug}-") for entry, slug in zip(entries, slugs, strict=True)]
+    return [_pictures_of(entry, f"{slug}-") for entry, slug in zip(entries, slugs, strict=True)]
+
+
+def _pictures_of(entry: Entry, prefix: str) -> list[Picture]:
+    if entry.precision is None:
+        return pictures_of(entry, prefix)
+    model, dataset = clean(entry.model, 60), clean(entry.dataset, 40)
+    subject = f"{model} on {dataset}" if dataset else model
+    return [*precision_pictures(entry.precision, subject, prefix), *pictures_of(entry, prefix)]
 
 
 def _draw(pictures: Sequence[Picture], out: Path, progress: Progress, steps: int) -> list[Path]:
@@ -80,4 +90,4 @@ def _draw(pictures: Sequence[Picture], out: Path, progress: Progress, steps: int
 
 def _files(tables: Sequence[Path]) -> list[Fact]:
     names = {path.name for path in tables}
-    return [fact for fact in (LAYERS, BETTI, DIAGRAMS) if Path(fact.label).name in names]
+    return [fact for fact in (LAYERS, BETTI, DIAGRAMS, *PRECISION_FILES) if Path(fact.label).name in names]

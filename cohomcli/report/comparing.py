@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from cohomcli.report.document import Column, ComparisonSection, Table
 from cohomcli.report.names import DASH, clean, count, listing, number, ratio
 from cohomcli.report.picture import Picture
+from cohomcli.report.precision.comparing import precision_comparison
+from cohomcli.results import Entry
 
 if TYPE_CHECKING:
     from cohomcli.topology.comparison import Comparison, ComparisonRow, CorrelationGroup, DatasetContrast
@@ -32,13 +34,22 @@ def labels_of(rows: Sequence[ComparisonRow]) -> list[str]:
     return [f"{label} #{at + 1}" if seen[label] > 1 else label for at, label in enumerate(labels)]
 
 
-def comparison_section(comparison: Comparison, pictures: Sequence[Picture]) -> ComparisonSection:
-    """The section of the report that holds the comparison."""
+def comparison_section(
+    comparison: Comparison | None, pictures: Sequence[Picture], entries: Sequence[Entry] = ()
+) -> ComparisonSection | None:
+    """The section of the report that holds the comparison of topologies, of precision analyses, or of both.
+
+    None when there are not several analyses of either kind.
+    """
+    analysed = [entry for entry in entries if entry.precision is not None]
+    beside = precision_comparison(analysed) if len(analysed) > 1 else None
+    if comparison is None or (beside is not None and not comparison.rows):
+        return beside
     labels = labels_of(comparison.rows)
     return ComparisonSection(
-        seen=tuple(_seen(comparison, labels)),
-        limits=tuple(_limits(comparison)),
-        tables=tuple(_tables(comparison, labels)),
+        seen=(*(beside.seen if beside else ()), *_seen(comparison, labels)),
+        limits=(*(beside.limits if beside else ()), *_limits(comparison)),
+        tables=(*(beside.tables if beside else ()), *_tables(comparison, labels)),
         pictures=tuple(pictures),
     )
 

@@ -30,11 +30,12 @@ class Fact:
 
 @dataclass(frozen=True)
 class Column:
-    """A table column; numeric ones are aligned right, `meaning` explains the heading."""
+    """A table column; numeric ones are aligned right, `meaning` explains the heading, `prose` cells may wrap."""
 
     name: str
     meaning: str = ""
     numeric: bool = True
+    prose: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,30 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Figures under one heading: the first is shown, the others are further pages of it."""
+
+    title: str
+    pictures: tuple[Picture, ...]
+
+
+Block = Table | Gallery
+
+
+@dataclass(frozen=True)
+class Part:
+    """One analysis of an entry: its figures at a glance, its sentences, then tables and figures in reading order."""
+
+    title: str
+    headline: tuple[Fact, ...]
+    seen: tuple[str, ...]
+    overview: tuple[Picture, ...]
+    limits: tuple[str, ...]
+    notes: tuple[str, ...]
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
 class EntrySection:
     """One model on one data set. `error` is set, and the rest empty, when it could not be analysed."""
 
@@ -55,23 +80,14 @@ class EntrySection:
     model: str
     dataset: str
     error: str
-    headline: tuple[Fact, ...]
-    seen: tuple[str, ...]
-    limits: tuple[str, ...]
-    tables: tuple[Table, ...]
-    pictures: tuple[Picture, ...]
+    parts: tuple[Part, ...]
     method: tuple[Fact, ...]
     claims: tuple[Fact, ...]
-    notes: tuple[str, ...]
 
     @property
     def title(self) -> str:
         """The section's heading."""
         return f"{self.model} on {self.dataset}" if self.dataset else self.model
-
-    def in_group(self, *groups: str) -> tuple[Picture, ...]:
-        """The section's pictures of the given groups, in order."""
-        return tuple(picture for picture in self.pictures if picture.group in groups)
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,7 @@ class Document:
 
     title: str
     version: str
+    about: str
     command: str
     entries: tuple[EntrySection, ...]
     comparison: ComparisonSection | None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from cohomcli.report.document import Document
+from cohomcli.report.document import Document, Gallery, Part, Table
 from cohomcli.report.picture import Picture
 from cohomcli.report.style import DPI
 
@@ -27,6 +27,26 @@ class Inlined:
     height: int
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A table or a gallery of drawn figures (the other is None or empty) under a heading with an anchor."""
+
+    anchor: str
+    title: str
+    table: Table | None = None
+    pictures: tuple[Inlined, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShownPart:
+    """A part of an entry with its figures inlined; `anchor` starts the anchors of everything in it."""
+
+    anchor: str
+    part: Part
+    overview: tuple[Inlined, ...]
+    blocks: tuple[Shown, ...]
+
+
 def render(document: Document, plots: Path | None) -> str:
     """The whole page; `plots` is the folder with the drawn figures, None when there are none.
 
@@ -39,19 +59,31 @@ def render(document: Document, plots: Path | None) -> str:
     script = here.joinpath("sort.js").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
     template = environment.from_string(here.joinpath("template.html").read_text(encoding="utf-8"))
-    groups = ("overview", "profile", "betti", "diagrams", "barcodes")
     return template.render(
         document=document,
-        pictures=[{group: inline(entry.in_group(group), plots) for group in groups} for entry in document.entries],
+        parts=[
+            [_shown(part, f"{entry.anchor}-{at}", plots) for at, part in enumerate(entry.parts, start=1)]
+            for entry in document.entries
+        ],
         comparison_pictures=inline(document.comparison.pictures, plots) if document.comparison else [],
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def inline(pictures: Iterable[Picture], plots: Path | None) -> list[Inlined]:
+def _shown(part: Part, anchor: str, plots: Path | None) -> ShownPart:
+    blocks = []
+    for at, block in enumerate(part.blocks, start=1):
+        if isinstance(block, Gallery):
+            blocks += [Shown(f"{anchor}-{at}", block.title, pictures=inline(block.pictures, plots))] if plots else []
+        else:
+            blocks.append(Shown(f"{anchor}-{at}", block.title, table=block))
+    return ShownPart(anchor, part, inline(part.overview, plots), tuple(blocks))
+
+
+def inline(pictures: Iterable[Picture], plots: Path | None) -> tuple[Inlined, ...]:
     """The drawn figures as data URIs."""
-    return [_inline(picture, plots / picture.file) for picture in pictures] if plots else []
+    return tuple(_inline(picture, plots / picture.file) for picture in pictures) if plots else ()
 
 
 def _inline(picture: Picture, path: Path) -> Inlined:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from cohomcli.report.document import ComparisonSection, Document, EntrySection, Fact, Table
+from cohomcli.report.document import Block, ComparisonSection, Document, EntrySection, Fact, Part, Table
 from cohomcli.report.picture import Picture
 
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~$&!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
@@ -42,19 +42,10 @@ def render(document: Document, plots: bool) -> str:
 
 def _entry(entry: EntrySection, plots: bool) -> list[str]:
     parts = [f"## {escape(entry.title)}"]
-    if entry.headline:
-        parts.append(_facts_table(("figure", "value", ""), entry.headline))
-    parts += ["### What is seen", *map(escape, entry.seen)]
-    parts += _pictures(entry.in_group("overview"), plots)
-    if entry.limits:
-        parts += ["### What it does not mean", _bullets(entry.limits)]
-    if entry.notes:
-        parts += ["### Notes", _bullets(entry.notes)]
-    for table in entry.tables:
-        parts += _table(table)
-    if entry.pictures and plots:
-        parts += ["### Figures", *_pictures(entry.in_group("profile", "betti"), plots)]
-        parts += _pages(entry.in_group("diagrams")) + _pages(entry.in_group("barcodes"))
+    several = len(entry.parts) > 1
+    for part in entry.parts:
+        parts += [f"### {escape(part.title)}"] if several else []
+        parts += _part(part, plots, "####" if several else "###")
     if entry.method:
         parts += ["### How it was measured", _facts_table(("what", "value", ""), entry.method)]
     if entry.claims:
@@ -62,10 +53,29 @@ def _entry(entry: EntrySection, plots: bool) -> list[str]:
     return parts
 
 
+def _part(part: Part, plots: bool, level: str) -> list[str]:
+    parts = [_facts_table(("figure", "value", ""), part.headline)] if part.headline else []
+    parts += [f"{level} What is seen", *map(escape, part.seen)] if part.seen else []
+    parts += _pictures(part.overview, plots)
+    if part.limits:
+        parts += [f"{level} What it does not mean", _bullets(part.limits)]
+    if part.notes:
+        parts += [f"{level} Notes", _bullets(part.notes)]
+    for block in part.blocks:
+        parts += _block(block, plots, level)
+    return parts
+
+
+def _block(block: Block, plots: bool, level: str) -> list[str]:
+    if isinstance(block, Table):
+        return _table(block, level)
+    return [f"{level} {escape(block.title)}", *_pages(block.pictures)] if plots else []
+
+
 def _comparison(comparison: ComparisonSection, plots: bool) -> list[str]:
     parts = ["## Models side by side", *map(escape, comparison.seen), *_pictures(comparison.pictures, plots)]
     for table in comparison.tables:
-        parts += _table(table)
+        parts += _table(table, "###")
     return [*parts, "### What the comparison does not mean", _bullets(comparison.limits)]
 
 
@@ -101,13 +111,13 @@ def _pages(pictures: Sequence[Picture]) -> list[str]:
     return [*parts, f"Further pages: {', '.join(rest)}."] if rest else parts
 
 
-def _table(table: Table) -> list[str]:
+def _table(table: Table, level: str) -> list[str]:
     lines = [
         _row(escape(column.name) for column in table.columns),
         _row("--:" if column.numeric else ":--" for column in table.columns),
         *(_row(map(escape, row)) for row in table.rows),
     ]
-    parts = [f"### {escape(table.title)}", "\n".join(lines)]
+    parts = [f"{level} {escape(table.title)}", "\n".join(lines)]
     return [*parts, escape(table.note)] if table.note else parts
 
 

@@ -101,3 +101,11 @@ def listing(items: Iterable[str], most: int = 6) -> str:
     if len(words) > most:
         return f"{', '.join(words[: most - 1])} and {len(words) - most + 1} more"
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def size(n_bytes: float) -> str:
+    """Bytes for people with three significant digits: `87 B`, `512 KiB`, `71.2 MiB`."""
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if abs(n_bytes) >= 1024**power:
+            return f"{number(n_bytes / 1024**power, 3)} {unit}"
+    return f"{n_bytes:,.0f} B"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Group = Literal["overview", "profile", "diagrams", "barcodes", "betti", "compare"]
+TopologyGroup = Literal["overview", "profile", "diagrams", "barcodes", "betti"]
+PrecisionGroup = Literal["precision", "formats", "contributors", "bytes", "pareto"]
+Group = TopologyGroup | PrecisionGroup | Literal["compare"]
 
 
 @dataclass(frozen=True)
@@ -22,3 +24,8 @@ class Picture:
     alt: str
     caption: str
     draw: Callable[[], Figure]
+
+
+def in_groups(pictures: Iterable[Picture], *groups: Group) -> tuple[Picture, ...]:
+    """The pictures of the given groups, in order."""
+    return tuple(picture for picture in pictures if picture.group in groups)

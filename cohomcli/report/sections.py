@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cohomcli.report import facts, words
-from cohomcli.report.document import Column, ComparisonSection, Document, EntrySection, Fact, ReportContext, Table
+from cohomcli.report.document import (
+    Column,
+    ComparisonSection,
+    Document,
+    EntrySection,
+    Fact,
+    Gallery,
+    Part,
+    ReportContext,
+    Table,
+)
 from cohomcli.report.layers import dimensions_of, summary_of
 from cohomcli.report.names import DASH, UNPRINTABLE, clean, number, percent, ratio
-from cohomcli.report.picture import Picture
+from cohomcli.report.picture import Picture, in_groups
+from cohomcli.report.precision.facts import precision_glossary, precision_method
+from cohomcli.report.precision.part import precision_part
 from cohomcli.results import Entry
 from cohomcli.topology.results import DimensionSummary, LayerTopology, TopologyResult
 
@@ -27,12 +40,23 @@ def assemble(
     return Document(
         title=clean(context.title),
         version=clean(context.version),
+        about=_about(entries),
         command=shell_line(context.argv),
         entries=tuple(sections),
         comparison=comparison,
-        glossary=tuple(facts.glossary(entries)),
+        glossary=(*precision_glossary(entry.precision for entry in entries), *facts.glossary(entries)),
         files=tuple(files),
     )
+
+
+def _about(entries: Sequence[Entry]) -> str:
+    """What the report is about, in one sentence."""
+    subjects = []
+    if any(entry.precision is not None for entry in entries):
+        subjects.append("Number formats of operations and weights: what can go where, and why.")
+    if any(entry.topology is not None for entry in entries) or not subjects:
+        subjects.append("Homology of layer activations; every figure was computed on the texts named below.")
+    return " ".join(subjects)
 
 
 def shell_line(argv: Sequence[str]) -> str:
@@ -41,20 +65,49 @@ def shell_line(argv: Sequence[str]) -> str:
 
 
 def _section(entry: Entry, anchor: str, pictures: Sequence[Picture]) -> EntrySection:
-    notes = (*entry.notes, *(entry.topology.notes if entry.topology else ()))
     return EntrySection(
         anchor=anchor,
         model=clean(entry.model, 80),
         dataset=clean(entry.dataset, 60),
         error=clean(entry.error, 600),
+        parts=tuple(_parts(entry, pictures)),
+        method=(*facts.method(entry), *precision_method(entry.precision)),
+        claims=tuple(facts.claims(entry)),
+    )
+
+
+def _parts(entry: Entry, pictures: Sequence[Picture]) -> list[Part]:
+    """What was analysed of the entry, with the entry's own notes under the first."""
+    parts = []
+    if entry.precision is not None:
+        parts.append(precision_part(entry.precision, entry.model, pictures))
+    if entry.precision is None or entry.topology is not None or entry.metrics is not None:
+        parts.append(_topology_part(entry, pictures))
+    notes = (clean(note, 400) for note in entry.notes)
+    parts[0] = replace(parts[0], notes=tuple(dict.fromkeys([*notes, *parts[0].notes])))
+    return [part if at == 0 else replace(part, notes=_fresh(part, parts[0])) for at, part in enumerate(parts)]
+
+
+def _fresh(part: Part, first: Part) -> tuple[str, ...]:
+    return tuple(note for note in part.notes if note not in first.notes)
+
+
+def _topology_part(entry: Entry, pictures: Sequence[Picture]) -> Part:
+    shown = {
+        "Layer profile": in_groups(pictures, "profile"),
+        "Betti curves": in_groups(pictures, "betti"),
+        "Persistence diagrams": in_groups(pictures, "diagrams"),
+        "Barcodes": in_groups(pictures, "barcodes"),
+    }
+    galleries = [Gallery(title, group) for title, group in shown.items() if group]
+    return Part(
+        title="Shape of the representations" if entry.topology else "Language modelling",
         headline=tuple(facts.headline(entry)),
         seen=tuple(words.seen(entry)),
+        overview=in_groups(pictures, "overview"),
         limits=tuple(words.limits(entry)),
-        tables=tuple(layer_tables(entry.topology)) if entry.topology else (),
-        pictures=tuple(pictures),
-        method=tuple(facts.method(entry)),
-        claims=tuple(facts.claims(entry)),
-        notes=tuple(clean(note, 400) for note in notes),
+        notes=tuple(clean(note, 400) for note in entry.topology.notes) if entry.topology else (),
+        blocks=(*(layer_tables(entry.topology) if entry.topology else ()), *galleries),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -95,19 +95,11 @@ class Frame:
     down: float = 0.75
 
 
-def new_figure(
-    title: str, shape: tuple[int, int], panel: tuple[float, float], frame: Frame
-) -> tuple[Figure, list[Axes]]:
-    """A figure on an Agg canvas, unknown to pyplot, with a title and `shape` = (rows, columns) panels of equal size.
-
-    `panel` is the width and height of one panel in inches. The panels come row by row.
-    """
+def blank_figure(title: str, width: float, height: float) -> Figure:
+    """A figure of `width` x `height` inches on an Agg canvas, unknown to pyplot, with its title on top."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows, columns = shape
-    width = frame.left + columns * panel[0] + (columns - 1) * frame.across + frame.right
-    height = frame.top + rows * panel[1] + (rows - 1) * frame.down + frame.bottom
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     figure.text(
@@ -119,6 +111,20 @@ def new_figure(
         fontsize=9.5,
         color=MUTED,
     )
+    return figure
+
+
+def new_figure(
+    title: str, shape: tuple[int, int], panel: tuple[float, float], frame: Frame
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a title and `shape` = (rows, columns) panels of equal size.
+
+    `panel` is the width and height of one panel in inches. The panels come row by row.
+    """
+    rows, columns = shape
+    width = frame.left + columns * panel[0] + (columns - 1) * frame.across + frame.right
+    height = frame.top + rows * panel[1] + (rows - 1) * frame.down + frame.bottom
+    figure = blank_figure(title, width, height)
     axes = []
     for row in range(rows):
         for column in range(columns):
@@ -126,6 +132,21 @@ def new_figure(
             y = height - frame.top - row * (panel[1] + frame.down) - panel[1]
             axes.append(figure.add_axes((x / width, y / height, panel[0] / width, panel[1] / height)))
     return figure, axes
+
+
+def legend_on_top(figure: Figure, handles: Sequence[Any], columns: int = 8) -> None:
+    """A legend in rows of `columns` under the figure's title, aligned with it."""
+    width, height = figure.get_figwidth(), figure.get_figheight()
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.06 / width, 1 - 0.27 / height),
+        ncols=max(1, min(columns, len(handles))),
+        labelcolor=INK,
+        borderaxespad=0.1,
+        handlelength=1.2,
+        columnspacing=1.5,
+    )
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -1,17 +1,15 @@
-"""The numbers as CSV: full precision, one row per fact, names that a spreadsheet cannot run as formulas."""
+"""The numbers of a topology analysis as CSV: full precision, one row per fact."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from cohomcli.report.csvfile import Cell, write_csv
 from cohomcli.report.document import Fact
 from cohomcli.report.layers import dimensions_of, summary_of
 from cohomcli.results import Entry
 from cohomcli.topology.results import Diagram, LayerTopology
-
-Cell = str | int | float | None
 
 LAYERS = Fact("tables/layers.csv", "the figures of every layer in full precision")
 BETTI = Fact("tables/betti.csv", "every Betti curve: the number of bars alive at each distance")
@@ -26,10 +24,10 @@ def write_tables(entries: Sequence[Entry], out: Path) -> list[Path]:
         return []
     (out / "tables").mkdir(parents=True, exist_ok=True)
     dimensions = dimensions_of(layer for _, layer in rows)
-    _write(out / LAYERS.label, _layer_header(dimensions), (_layer_row(e, layer, dimensions) for e, layer in rows))
-    _write(out / BETTI.label, ["model", "dataset", "layer", "dimension", "distance", "betti"], _betti_rows(rows))
+    write_csv(out / LAYERS.label, _layer_header(dimensions), (_layer_row(e, layer, dimensions) for e, layer in rows))
+    write_csv(out / BETTI.label, ["model", "dataset", "layer", "dimension", "distance", "betti"], _betti_rows(rows))
     header = ["model", "dataset", "layer", "dimension", "birth", "death", "kind"]
-    _write(out / DIAGRAMS.label, header, _diagram_rows(rows))
+    write_csv(out / DIAGRAMS.label, header, _diagram_rows(rows))
     return [out / LAYERS.label, out / BETTI.label, out / DIAGRAMS.label]
 
 
@@ -90,22 +88,3 @@ def _bars(diagram: Diagram) -> Iterator[tuple[float, float | None, str]]:
         yield birth, None, "essential"
     for birth in diagram.censored.tolist():
         yield birth, None, "censored"
-
-
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows([guard(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
-
-
-_SIGNS = "=+-@"
-_FORMULA_STARTS = {*_SIGNS, *(chr(ord(sign) + 0xFEE0) for sign in _SIGNS), "\t", "\r", "\n"}
-
-
-def guard(text: str) -> str:
-    """`text` so that no spreadsheet takes it for a formula: a leading =, +, -, @, tab or return gets an apostrophe.
-
-    See OWASP, "CSV Injection". Full-width forms count too, and so does a sign behind spaces.
-    """
-    return f"'{text}" if text.lstrip(" ")[:1] in _FORMULA_STARTS and text.strip() else text

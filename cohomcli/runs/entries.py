@@ -15,6 +15,7 @@ from cohomcli.names import safe_name
 from cohomcli.results import SCHEMA, Claim, Entry
 from cohomcli.runs.files import read_json, to_json
 from cohomcli.runs.folder import RunFolder
+from cohomcli.runs.precision import precision_document, read_precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 ENTRY_FILE = "entry.json"
 DIAGRAMS_FILE = "diagrams.safetensors"
 TEXTS_FILE = "texts.jsonl"
+PRECISION_FILE = "precision.json"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ def entry_document(entry: Entry) -> dict[str, Any]:
         document["metrics"] = {"absent": entry.metrics_reason}
     if entry.topology:
         document["topology"] = _topology_document(entry.topology)
+    if entry.precision:
+        document["precision"] = precision_document(entry.precision)
+    elif entry.precision_reason:
+        document["precision"] = {"absent": entry.precision_reason}
     return document
 
 
@@ -99,10 +105,13 @@ def slug(entry_model: str, dataset: str) -> str:
 
 
 def save_entry(run: RunFolder, entry: Entry) -> None:
-    """Write `artifacts/<slug>/`: the entry, every diagram (float64 safetensors) and the analysed texts."""
+    """Write `artifacts/<slug>/`: the entry, every diagram (float64 safetensors), the plan and the analysed texts."""
     base = f"artifacts/{slug(entry.model, entry.dataset)}"
     if entry.sample:
         run.write(f"{base}/{TEXTS_FILE}", "".join(json.dumps({"text": t}) + "\n" for t in entry.sample.texts))
+    if entry.precision:
+        stored = {"kind": entry.precision.kind, "result": asdict(entry.precision)}
+        run.write(f"{base}/{PRECISION_FILE}", to_json(stored))
     if entry.topology:
         from safetensors.numpy import save
 
@@ -129,7 +138,7 @@ def load_entry(folder: Path) -> Entry:
     """
     document = read_json(folder / ENTRY_FILE)
     try:
-        sample = document.get("sample")
+        sample, precision = document.get("sample"), document.get("precision", {})
         return Entry(
             model=document["model"],
             dataset=document["dataset"],
@@ -144,6 +153,8 @@ def load_entry(folder: Path) -> Entry:
             claims=tuple(Claim(**claim) for claim in document["claims"]),
             notes=tuple(document["notes"]),
             error=document.get("error", ""),
+            precision=read_precision(read_json(folder / PRECISION_FILE)) if "kind" in precision else None,
+            precision_reason=precision.get("absent", ""),
         )
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise InputRefused(f"{str(folder)!r} is damaged or of another version", "run the analysis again") from error

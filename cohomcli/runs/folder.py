@@ -104,7 +104,8 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            logger.error("%s: %s", "interrupted" if not isinstance(error, Exception) else "failed", error)
+            # for log.txt: on stderr the entry point prints this line
+            logger.info("%s: %s", "interrupted" if not isinstance(error, Exception) else "failed", error)
         if self._log is not None:
             logger.removeHandler(self._log)
             self._log.close()
@@ -113,6 +114,7 @@ class RunFolder:
         elif isinstance(error, Exception) and not self.manifest["stages"]:
             # Nothing worth resuming was finished: leave no litter behind.
             shutil.rmtree(self.stage, ignore_errors=True)
+            _remove_if_empty(self.stage.parent)
         else:
             self._close("interrupted" if not isinstance(error, Exception) else "failed")
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from cohomcli.errors import InputRefused
 from cohomcli.models.files.assign import best_prefix, strip
-from cohomcli.models.folder import ModelFolder, _without_dropped_settings, read_json
+from cohomcli.models.folder import ModelFolder, read_json, without_dropped_settings
 from cohomcli.models.memory import FLOAT, refuse_if_too_big
-from cohomcli.models.pretrained import choose_class, read_transformers_config
+from cohomcli.models.pretrained import choose_class, from_tensors, read_transformers_config
 from cohomcli.models.quiet import quiet
 from cohomcli.models.wording import first_line, some
 
@@ -27,10 +27,14 @@ _COMPUTED = ("position_ids", "token_type_ids", ".attn.bias", ".attn.masked_bias"
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors on their way into a model; `path` is the file they are from, for errors."""
+    """Tensors on their way into a model; `path` is the file they are from, for errors.
+
+    `stored` are the names they have in the file, when they were renamed.
+    """
 
     path: Path
     tensors: Mapping[str, Tensor]
+    stored: frozenset[str] = frozenset()
 
 
 def read_config_json(file: Path) -> dict[str, Any]:
@@ -42,20 +46,7 @@ def read_config_json(file: Path) -> dict[str, Any]:
     config = read_json(file)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputRefused(f"{str(file)!r} is no model configuration", "give a config.json that has a model_type")
-    return without_dropped_settings(config)
-
-
-def without_dropped_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A foreign configuration without the settings that pick kernels, other files or patches.
-
-    Raises:
-        InputRefused: nested too deeply.
-    """
-    try:
-        kept: dict[str, Any] = _without_dropped_settings(dict(config))
-    except RecursionError as error:
-        raise InputRefused("the model configuration is nested too deeply", "restore the original file") from error
-    return kept
+    return without_dropped_settings(config, repr(str(file)))
 
 
 def model_type_of(config_class: str) -> str:
@@ -68,9 +59,11 @@ def model_type_of(config_class: str) -> str:
 
 
 def build_transformers(weights: Weights, config: Mapping[str, Any]) -> nn.Module:
-    """The model `config` describes, with `weights` in float32, in eval mode; its class is what `architectures` names.
+    """The model `config` describes, with `weights` in float32, in eval mode.
 
-    A wrapper prefix on all names is taken off; names of older versions are converted by transformers.
+    Its class is what `architectures` names; where that is missing, the bare model or one with a language-modelling
+    head, whichever has the names of the weights. A wrapper prefix on all names is taken off; names of older versions
+    are converted by transformers.
 
     Raises:
         InputRefused: an unknown or invalid configuration, or weights that do not fit it.
@@ -78,23 +71,53 @@ def build_transformers(weights: Weights, config: Mapping[str, Any]) -> nn.Module
     """
     folder = ModelFolder(weights.path, dict(config), (), True)
     resolved = read_transformers_config(folder, trust_remote_code=False)
-    skeleton = _skeleton(resolved)
+    skeleton = _skeleton_for(resolved, weights)
     _refuse_claims(weights, skeleton)
     known = _known_names(skeleton)
     tensors = strip(weights.tensors, best_prefix(weights.tensors, known))
     tensors = {name: value for name, value in tensors.items() if name in known or not name.endswith(_COMPUTED)}
-    model, report = _load(weights.path, type(skeleton), resolved, tensors)
+    model, report = from_tensors(type(skeleton), resolved, tensors, str(weights.path))
     _account_for(weights.path, model, report)
     finished: nn.Module = model.eval()
     return finished
 
 
-def _model_class(config: Any) -> Any:
-    """The class `architectures` names when it is a language model, classifier or bare model, else the usual one."""
+def _skeleton_for(config: Any, weights: Weights) -> Any:
+    """The model without storage, of the class that is named or fits."""
+    listed = getattr(config, "architectures", None)
+    if isinstance(listed, list) and listed and isinstance(listed[0], str):
+        return _skeleton(config, _model_class(config, listed[0]))
+    made = [_skeleton(config, wanted) for wanted in _plain_classes(config)]
+    best = min(made, key=lambda model: _misfit(model, weights))
+    config.architectures = [type(best).__name__]
+    return best
+
+
+def _plain_classes(config: Any) -> list[Any]:
+    """The bare model of a configuration, then those with a language-modelling head."""
+    import transformers
+
+    heads = [transformers.AutoModelForMaskedLM, transformers.AutoModelForCausalLM, transformers.AutoModelForSeq2SeqLM]
+    return [transformers.AutoModel, *(auto for auto in heads if type(config) in auto._model_mapping)]
+
+
+def _misfit(model: Any, weights: Weights) -> tuple[int, bool]:
+    """How many names are left over or missing; of two that fit, weights under a backbone's name are of the larger."""
+    known, wanted = _known_names(model), set(model.state_dict())
+    names = strip(weights.tensors, best_prefix(weights.tensors, known))
+    given = {name for name in names if not name.endswith(_COMPUTED)}
+    base = f"{model.base_model_prefix}."
+    free = {name for name in wanted if _POOLER in name} | set(model.all_tied_weights_keys)
+    missing = {name for name in wanted - free if name not in given and name.removeprefix(base) not in given}
+    is_wrapped = any(f".{base}" in f".{name}" for name in weights.stored or weights.tensors)
+    return len(given - known) + len(missing), is_wrapped and model.base_model is model
+
+
+def _model_class(config: Any, named: str) -> Any:
+    """The class `named` when it is a language model, classifier or bare model, else the usual one."""
     import transformers
     from transformers.models.auto import modeling_auto as auto
 
-    named = (getattr(config, "architectures", None) or [""])[0]
     classifiers = (
         auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
@@ -106,9 +129,8 @@ def _model_class(config: Any) -> Any:
     return choose_class(config)[0]
 
 
-def _skeleton(config: Any) -> Any:
-    """The model without storage: its class and its names."""
-    wanted = _model_class(config)
+def _skeleton(config: Any, wanted: Any) -> Any:
+    """A model of the class `wanted` without storage: its class and its names."""
     try:
         with quiet(), torch.device("meta"):
             return wanted.from_config(config) if hasattr(wanted, "from_config") else wanted._from_config(config)
@@ -133,29 +155,6 @@ def _known_names(skeleton: Any) -> set[str]:
     names = set(skeleton.state_dict())
     base = f"{getattr(skeleton, 'base_model_prefix', '')}."
     return names | {name.removeprefix(base) for name in names}
-
-
-def _load(path: Path, wanted: Any, config: Any, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]:
-    from transformers import GenerationConfig
-
-    try:
-        with quiet():
-            model, report = wanted.from_pretrained(
-                None,
-                config=config,
-                state_dict=tensors,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are reported by name and refused below
-                generation_config=GenerationConfig(),
-            )
-    except MemoryError:
-        raise
-    except Exception as error:  # transformers fails in many ways on weights of another model
-        raise InputRefused(
-            f"the weights of {str(path)!r} cannot be loaded: {first_line(error)}", "check the configuration"
-        ) from error
-    return model, report
 
 
 def _account_for(path: Path, model: Any, report: dict[str, Any]) -> None:

@@ -16,7 +16,6 @@ from cohomcli.models.files.hfbuild import (
     build_transformers,
     model_type_of,
     read_config_json,
-    without_dropped_settings,
 )
 from cohomcli.models.files.limits import DEFAULT, Limits
 from cohomcli.models.files.modelfile import ModelFile
@@ -24,6 +23,7 @@ from cohomcli.models.files.nnbuild import build_sequence, is_plain_sequence
 from cohomcli.models.files.read import read_model_file
 from cohomcli.models.files.trusted import read_trusted
 from cohomcli.models.files.usercode import build_from_code
+from cohomcli.models.folder import without_dropped_settings
 
 BuiltFrom = Literal["model-code", "config-json", "pickled-config", "torch.nn", "exported-graph", "family", ""]
 
@@ -32,12 +32,15 @@ BuiltFrom = Literal["model-code", "config-json", "pickled-config", "torch.nn", "
 class FileOptions:
     """What the user adds to a file: the place of the weights inside it (`at`), a configuration, their own code
     (`file.py:factory`), or permission for the file to run its code (`trust`).
+
+    `layers` asks for a model whose layers have names: an exported graph, which has none, is not built then.
     """
 
     at: str = ""
     config_json: Path | None = None
     model_code: str = ""
     trust: bool = False
+    layers: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class OpenedFile:
 
     `built_from` says by which way, `config` is the transformers configuration that was used, `assumptions` lists every
     setting that neither the file nor the user gave. Without a model, `why` says why and `hint` what the user can add:
-    only the weights can be analysed then.
+    only the weights can be analysed then. `family` is the transformers family as far as the weights give it away.
     """
 
     file: ModelFile
@@ -56,6 +59,7 @@ class OpenedFile:
     assumptions: tuple[str, ...] = ()
     why: str = ""
     hint: str = ""
+    family: str = ""
 
 
 def open_model_file(path: Path, options: FileOptions | None = None, limits: Limits = DEFAULT) -> OpenedFile:
@@ -82,7 +86,7 @@ def open_model_file(path: Path, options: FileOptions | None = None, limits: Limi
         return _attempt(file, config, OpenedFile(file, built_from="pickled-config", config=config))
     if is_plain_sequence(file):
         return OpenedFile(file, build_sequence(file), "torch.nn")
-    if file.graph is None:
+    if file.graph is None or chosen.layers:
         return _from_family(file)
     try:
         return OpenedFile(file, build_exported(file), "exported-graph")
@@ -97,15 +101,15 @@ def _from_config_json(file: ModelFile, config_json: Path) -> OpenedFile:
     match = infer_family(file.tensors, file.facts)
     family = match.model_type if isinstance(match, FamilyMatch) else match.family
     tensors = match.tensors if family == config["model_type"] else file.tensors
-    model = build_transformers(Weights(file.path, tensors), config)
+    model = build_transformers(Weights(file.path, tensors, frozenset(file.tensors)), config)
     return OpenedFile(file, model, "config-json", config)
 
 
 def _from_family(file: ModelFile) -> OpenedFile:
     match = infer_family(file.tensors, file.facts)
     if not isinstance(match, FamilyMatch):
-        return OpenedFile(file, why=match.why, hint=match.hint)
-    hopeful = OpenedFile(file, None, "family", match.config, match.assumptions)
+        return OpenedFile(file, why=match.why, hint=match.hint, family=match.family)
+    hopeful = OpenedFile(file, None, "family", match.config, match.assumptions, family=match.model_type)
     return _attempt(replace(file, tensors=match.tensors), match.config, hopeful)
 
 
@@ -114,4 +118,4 @@ def _attempt(weights: ModelFile, config: dict[str, Any], hopeful: OpenedFile) ->
     try:
         return replace(hopeful, model=build_transformers(Weights(weights.path, weights.tensors), config))
     except InputRefused as error:
-        return OpenedFile(hopeful.file, why=error.message, hint=ANY_HINT)
+        return OpenedFile(hopeful.file, why=error.message, hint=ANY_HINT, family=hopeful.family)

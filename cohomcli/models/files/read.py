@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cohomcli.errors import InputRefused
+from cohomcli.errors import InputRefused, UsageError
 from cohomcli.models.files.archive import Archive
 from cohomcli.models.files.arrays import read_npy, read_npz
 from cohomcli.models.files.contents import Leaf, leaf
@@ -15,15 +15,17 @@ from cohomcli.models.files.exported import read_exported, read_sample_inputs
 from cohomcli.models.files.limits import DEFAULT, Limits
 from cohomcli.models.files.modelfile import ModelFile
 from cohomcli.models.files.modules import ModuleContent
-from cohomcli.models.files.objects import TensorSpec, Unread
-from cohomcli.models.files.safetensors_data import read_safetensors
+from cohomcli.models.files.objects import ITEM_BYTES, TensorSpec, Unread
+from cohomcli.models.files.safetensors_data import format_name, read_safetensors
 from cohomcli.models.files.sniff import FileKind, refuse, sniff_source
 from cohomcli.models.files.source import Source, open_source
 from cohomcli.models.files.statedict import Choice, choose_state_dict
-from cohomcli.models.files.tensors import materialise, tied_groups
+from cohomcli.models.files.tensors import check_claims, materialise, tied_groups
 from cohomcli.models.files.torchfile import read_legacy, read_plain, read_zip_pickle
 from cohomcli.models.files.torchscript import read_torchscript
+from cohomcli.models.safetensors_header import TensorEntry
 
+_NESTED: frozenset[FileKind] = frozenset({"torch-zip", "torch-legacy", "pickle"})  # may hold several sets of weights
 _EXTRA = "\0extra "  # keeps both kinds of names apart while they are read together, for they may share storages
 
 
@@ -51,7 +53,31 @@ def read_model_file(path: Path, limits: Limits = DEFAULT, at: str = "") -> Model
         found = sniff_source(source, limits)
         if not found.readable:
             raise refuse(source, found)
+        if at and found.kind not in _NESTED:
+            raise UsageError(
+                f"{source.label!r} is a file of the kind {found.kind}, which holds one set of weights",
+                "leave --weights-at out",
+            )
         return _assemble(source, path, found.kind, _READERS[found.kind](source, limits, at), limits)
+
+
+def list_tensors(path: Path, limits: Limits = DEFAULT) -> dict[str, TensorEntry]:
+    """The tensors `read_model_file` would read, without their data: element type, shape and size by name.
+
+    Raises:
+        InputRefused: missing, not a model file, damaged as far as that shows without the data, or unsafe.
+    """
+    with open_source(path) as source:
+        found = sniff_source(source, limits)
+        if not found.readable:
+            raise refuse(source, found)
+        content = _READERS[found.kind](source, limits, "").choice.content
+        specs = {name: value for name, value in content.tensors.items() if isinstance(value, TensorSpec)}
+        check_claims(source, specs, limits)
+    return {
+        name: TensorEntry(format_name(spec.dtype), spec.shape, spec.n_elements * ITEM_BYTES[spec.dtype])
+        for name, spec in specs.items()
+    }
 
 
 def _assemble(source: Source, path: Path, kind: FileKind, found: _Found, limits: Limits) -> ModelFile:

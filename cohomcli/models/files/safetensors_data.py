@@ -20,6 +20,12 @@ _TYPES = {
     "U32": "uint32", "I32": "int32", "F32": "float32", "U64": "uint64", "I64": "int64", "F64": "float64",
     "C64": "complex64",
 }  # fmt: skip
+_NAMES = {ours: theirs for theirs, ours in _TYPES.items()}
+
+
+def format_name(dtype: str) -> str:
+    """An element type as safetensors writes it (`F32`), or as torch calls it where that format has none."""
+    return _NAMES.get(dtype, dtype)
 
 
 def read_safetensors(source: Source, path: Path) -> tuple[dict[str, Leaf], dict[str, str]]:

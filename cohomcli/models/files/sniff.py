@@ -15,8 +15,8 @@ from cohomcli.models.files.source import Source, open_source
 
 FileKind = Literal[
     "torch-zip", "torchscript", "exported", "torch-legacy", "pickle", "safetensors", "gguf", "npy", "npz",
-    "torch-tar", "onnx", "hdf5", "keras", "tflite", "gzip", "zip", "lfs-pointer", "html", "json", "text", "empty",
-    "unknown",
+    "torch-tar", "onnx", "hdf5", "keras", "tflite", "gzip", "zip", "lfs-pointer", "html", "json", "text", "media",
+    "empty", "unknown",
 ]  # fmt: skip
 READABLE: frozenset[FileKind] = frozenset(
     {"torch-zip", "torchscript", "exported", "torch-legacy", "pickle", "safetensors", "npy", "npz"}
@@ -35,12 +35,14 @@ _ADVICE: dict[FileKind, tuple[str, str]] = {
     "html": ("is a web page, not a model", "the download needs a login or another address"),
     "json": ("is JSON text, not a model", "give the weight file"),
     "text": ("is a text file, not a model", "give the weight file"),
+    "media": ("is an image, a sound or a document, not a model", "give the weight file"),
     "empty": ("is empty", "download it again"),
     "unknown": (
         "is of no known kind",
         "known: torch files, TorchScript, torch.export, safetensors, GGUF, NumPy arrays",
     ),
 }
+_MEDIA = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"OggS", b"fLaC", b"ID3", b"%PDF-", b"II*\0", b"MM\0*")
 _HEAD = 4096
 _PROBE_OPCODES = 200
 _ONNX_TEXT_FIELDS = frozenset({2, 3, 4, 6, 7, 8, 14, 20, 25})  # ModelProto's length-delimited fields
@@ -103,6 +105,7 @@ def _kind(source: Source, limits: Limits) -> FileKind:
         ("pickle", head[0] == 0x80 and 2 <= head[1:2][0] <= 5 if len(head) > 1 else False),
         ("onnx", _is_onnx(head)),
         ("lfs-pointer", head.startswith(b"version https://git-lfs.github.com/spec/")),
+        ("media", head.startswith(_MEDIA) and not _is_text_pickle(source, head)),
     ):
         if matches:
             return kind  # type: ignore[return-value]

@@ -26,13 +26,30 @@ def materialise(source: Source, specs: Mapping[str, TensorSpec], limits: Limits)
             not as long as claimed, or its bytes are not of its type.
         AnalysisIncomplete: they do not fit into memory.
     """
-    for name, spec in specs.items():
-        _check_range(source, name, spec)
+    check_claims(source, specs, limits)
     storages = {id(spec.storage): spec.storage for spec in specs.values()}
-    _check_claims(source, specs.values(), storages.values(), limits)
+    _check_memory(source, storages.values())
     types = _storage_types(source, specs)
     memory = {key: _read(source, storage, types[key]) for key, storage in storages.items()}
     return {name: _view(memory[id(spec.storage)], spec) for name, spec in specs.items()}
+
+
+def check_claims(source: Source, specs: Mapping[str, TensorSpec], limits: Limits) -> None:
+    """Compare what tensors claim with what their storages hold.
+
+    Overlapping views (stride 0) can claim 10^12 elements of 4 bytes: what would unfold must stay near what is held.
+    Distinct views of a storage may together claim twice what it holds, plus a fixed allowance for small expansions.
+
+    Raises:
+        InputRefused: a tensor reaches outside its storage, or all claim far more than is held.
+    """
+    for name, spec in specs.items():
+        _check_range(source, name, spec)
+    held = sum(storage.n_bytes for storage in {id(spec.storage): spec.storage for spec in specs.values()}.values())
+    distinct = {spec.view: spec for spec in specs.values()}
+    claimed = sum(spec.n_elements * ITEM_BYTES[spec.dtype] for spec in distinct.values())
+    if claimed > 2 * held + limits.free_view:
+        raise source.unsafe(f"its tensors claim {claimed:,} bytes of the {held:,} it holds")
 
 
 def tied_groups(specs: Mapping[str, TensorSpec]) -> tuple[tuple[str, ...], ...]:
@@ -53,17 +70,8 @@ def _check_range(source: Source, name: str, spec: TensorSpec) -> None:
         raise source.corrupt(f"tensor {short(name)} reaches outside the {spec.storage.n_bytes:,} bytes of its storage")
 
 
-def _check_claims(source: Source, specs: Iterable[TensorSpec], storages: Iterable[StorageSpec], limits: Limits) -> None:
-    """Overlapping views (stride 0) can claim 10^12 elements of 4 bytes: what would unfold must stay near what is held.
-
-    Distinct views of a storage may together claim twice what it holds, plus a fixed allowance for small expansions.
-    """
-    held = sum(storage.n_bytes for storage in storages)
-    distinct = {spec.view: spec for spec in specs}
-    claimed = sum(spec.n_elements * ITEM_BYTES[spec.dtype] for spec in distinct.values())
-    if claimed > 2 * held + limits.free_view:
-        raise source.unsafe(f"its tensors claim {claimed:,} bytes of the {held:,} it holds")
-    free = available_bytes()
+def _check_memory(source: Source, storages: Iterable[StorageSpec]) -> None:
+    held, free = sum(storage.n_bytes for storage in storages), available_bytes()
     if held > free:
         raise AnalysisIncomplete(
             f"{source.label!r} holds {gigabytes(held)} of tensors and {gigabytes(free)} is free",

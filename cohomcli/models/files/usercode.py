@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,14 +23,22 @@ _FORM = "the form is --model-code path/to/file.py:factory"
 def build_from_code(model_code: str, tensors: Mapping[str, Tensor], label: str) -> nn.Module:
     """Call `factory()` of the named file, without arguments, and load `tensors` into the module it returns.
 
-    Loading is strict and keeps the stored element types. The module is returned in eval mode.
+    Loading is strict and keeps the stored element types. The module is returned in eval mode. What the code prints
+    goes to stderr, for stdout is for results.
 
     Raises:
         UsageError: `model_code` is not `file.py:factory`, or the file or the factory does not exist.
         InputRefused: the code fails or returns no module, or the weights do not fit it.
     """
     file, name = _parse(model_code)
-    factory = _factory(_import(file), name, file)
+    with redirect_stdout(sys.stderr):
+        factory = _factory(_import(file), name, file)
+        module = _called(factory, name, file)
+    fill(module, tensors, label)
+    return module.eval()
+
+
+def _called(factory: Any, name: str, file: Path) -> nn.Module:
     try:
         module = factory()
     except (Exception, SystemExit) as error:
@@ -38,8 +47,7 @@ def build_from_code(model_code: str, tensors: Mapping[str, Tensor], label: str) 
         ) from error
     if not isinstance(module, nn.Module):
         raise InputRefused(f"{name}() of {str(file)!r} returned {type(module).__name__}", "return a torch.nn.Module")
-    fill(module, tensors, label)
-    return module.eval()
+    return module
 
 
 def _parse(model_code: str) -> tuple[Path, str]:

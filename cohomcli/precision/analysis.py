@@ -1,0 +1,137 @@
+"""The whole precision analysis of one model on given inputs: capture, score, sheaf, plan, closed loop, measurement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from cohomcli.errors import UsageError
+from cohomcli.precision.baselines import baselines
+from cohomcli.precision.capture import Captured, capture
+from cohomcli.precision.curvature import OpCurvature, curvatures
+from cohomcli.precision.execute import Emulator, uniform
+from cohomcli.precision.loop import Looped, Setting, closed_loop, errors_of
+from cohomcli.precision.options import PrecisionOptions
+from cohomcli.precision.output_norm import OutputNorm, bind
+from cohomcli.precision.ranges import admissibility, ranges
+from cohomcli.precision.result import Baseline, PrecisionResult
+from cohomcli.precision.sensitivity import SensitivityOptions, contributions, predict, sensitivity
+from cohomcli.precision.spec import Admissibility, Plan, Ranges, Sensitivity
+from cohomcli.precision.summary import Findings, HeldOut, Inputs, summarise
+from cohomcli.precision.tradeoff import trade_offs
+from cohomcli.precision.validity import curvature_ratios
+from cohomcli.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The result for people and reports, and what it was computed from: enough to run, apply or change the plan."""
+
+    result: PrecisionResult
+    plan: Plan
+    captured: Captured
+    sensitivity: Sensitivity
+    admissibility: Admissibility
+    ranges: Ranges
+    looped: Looped
+
+
+def analyse(
+    model: nn.Module,
+    inputs: Inputs,
+    options: PrecisionOptions,
+    outputs: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> Analysis:
+    """Capture `model`, plan its formats under `options`, and measure the plan on held-out inputs.
+
+    `outputs` names the results that count (default: all floating-point ones). The model is not changed.
+
+    Raises:
+        UsageError: no inputs, unknown formats or outputs, or wishes that leave an op without a format.
+        AnalysisIncomplete: the model cannot be captured, or is not finite itself.
+    """
+    if not inputs.calibration or not inputs.heldout:
+        raise UsageError("calibration and held-out inputs are needed", "give at least one of each")
+    progress("capture", 0, 1)
+    captured = capture(model, inputs.calibration[0], outputs)
+    progress("capture", 1, 1)
+    setting, found = _score(captured, inputs, options, progress)
+    progress("plan", 0, options.max_rounds)
+    looped = closed_loop(setting, options, lambda done: progress("plan", done, options.max_rounds))
+    progress("plan", options.max_rounds, options.max_rounds)
+    heldout = bind(captured, inputs.heldout, options.norm)
+    progress("measure", 0, 3)
+    ours = _measure(heldout, setting.emulate, looped.plan, inputs.heldout)
+    progress("measure", 1, 3)
+    others = baselines(model, captured, inputs.heldout, heldout, setting.emulate) if options.baselines else ()
+    progress("measure", 2, 3)
+    findings = Findings(
+        looped=looped,
+        ranges=found,
+        heldout=ours,
+        fp32_error=_fp32_error(others, captured, heldout, setting.emulate, inputs.heldout),
+        validity=_validity(captured, inputs, options, setting.admissibility),
+        trade_offs=trade_offs(setting, looped, options),
+        baselines=others,
+        curvature=_curvature(captured, inputs, setting, looped.plan, options.n_curvature),
+    )
+    progress("measure", 3, 3)
+    result = summarise(captured, inputs, setting, options, findings)
+    return Analysis(result, looped.plan, captured, setting.sensitivity, setting.admissibility, found, looped)
+
+
+def _score(captured: Captured, inputs: Inputs, options: PrecisionOptions, progress: Progress) -> tuple[Setting, Ranges]:
+    found = ranges(captured, [*inputs.calibration, *inputs.surveyed], progress)
+    allowed = admissibility(captured.graph, found, options.formats, options.headroom)
+    wanted = SensitivityOptions(options.formats, options.norm, options.n_probes, options.seed)
+    scored = sensitivity(captured, inputs.calibration[: inputs.n_scored], wanted, allowed, progress)
+    setting = Setting(
+        graph=captured.graph,
+        sensitivity=scored,
+        admissibility=allowed,
+        norm=bind(captured, inputs.calibration, options.norm),
+        emulate=Emulator(captured),
+        inputs=inputs.calibration,
+        predict=lambda plan: predict(scored, plan),
+    )
+    return setting, found
+
+
+def _measure(norm: OutputNorm, emulate: Emulator, plan: Plan, inputs: Sequence[Any]) -> HeldOut:
+    runs = [emulate(plan, x) for x in inputs]
+    overflow: dict[int, float] = {}
+    for one in runs:
+        for vertex, magnitude in one.overflow.items():
+            overflow[vertex] = max(magnitude, overflow.get(vertex, 0.0))
+    return HeldOut(errors_of(norm, [one.outputs for one in runs])[0], overflow)
+
+
+def _fp32_error(
+    others: Sequence[Baseline], captured: Captured, norm: OutputNorm, emulate: Emulator, inputs: Sequence[Any]
+) -> float:
+    """The error of fp32 everywhere; a baseline has it already, when there are any."""
+    for baseline in others:
+        if baseline.name == "uniform-fp32":
+            return math.inf if baseline.error is None else baseline.error
+    return _measure(norm, emulate, uniform(captured, "fp32"), inputs).error
+
+
+def _validity(
+    captured: Captured, inputs: Inputs, options: PrecisionOptions, allowed: Admissibility
+) -> dict[str, float]:
+    formats = [f for f in options.formats if f not in ("fp64", "fp32", "int8")]
+    found = curvature_ratios(captured, inputs.calibration[:1], formats, allowed)
+    return {fmt: ratio for fmt, ratio in found.items() if math.isfinite(ratio)}
+
+
+def _curvature(captured: Captured, inputs: Inputs, setting: Setting, plan: Plan, count: int) -> list[OpCurvature]:
+    """Curvature of the ops that contribute most to the predicted error."""
+    share = contributions(setting.sensitivity, plan)
+    ops = [v.index for v in captured.graph.vertices if v.kind == "op" and not v.fixed]
+    largest = sorted(ops, key=lambda v: -share[v])[:count]
+    return curvatures(captured, inputs.calibration[0], largest) if largest else []
