@@ -227,17 +227,17 @@ def test_an_incumbent_is_never_lost() -> None:
     problem = large(4)
     good = solve(problem)
     assert good.choice is not None
-    again = solve(problem, time_limit=0.0, incumbent=good.choice.tolist())
+    again = solve(problem, time_limit=0.0, starts=[good.choice.tolist()])
     assert again.objective == good.objective
     with pytest.raises(ValueError, match="different formats"):
-        solve(replace(problem, groups=((0, 1),)), incumbent=[0, 1, *good.choice.tolist()[2:]])
+        solve(replace(problem, groups=((0, 1),)), starts=[[0, 1, *good.choice.tolist()[2:]]])
 
 
 def test_an_illegal_incumbent_is_never_taken() -> None:
     over_budget = simple(3, budget=20.0, cast_cost=np.zeros(2))  # one vertex may err by 10, not all three
-    assert solve(over_budget, time_limit=0.0, incumbent=[1, 1, 1]).objective == 3.0 + 4.0 + 4.0
+    assert solve(over_budget, time_limit=0.0, starts=[[1, 1, 1]]).objective == 3.0 + 4.0 + 4.0
     inadmissible = simple(3, allowed=np.array([[True, False]] * 3))
-    assert solve(inadmissible, time_limit=0.0, incumbent=[1, 1, 1]).objective == 12.0
+    assert solve(inadmissible, time_limit=0.0, starts=[[1, 1, 1]]).objective == 12.0
 
 
 # --- malformed problems -----------------------------------------------------------------------------------------------
@@ -301,15 +301,15 @@ def test_pareto_carries_plans_forward_and_bounds_back(monkeypatch: pytest.Monkey
         [(9.0, 3), (7.0, 5), (6.0, 4)]
     )  # (objective, bound): the bound of the second point beats the first's
 
-    def canned(problem: Problem, time_limit: float, rel_gap: float, incumbent: Any) -> Solution:
-        starts.append(incumbent)
+    def canned(problem: Problem, time_limit: float, rel_gap: float, given: Any) -> Solution:
+        starts.append(given)
         objective, bound = next(answers)
         choice = np.full(3, len(starts))
         return Solution(choice, objective, 0.0, Fraction(bound), 0.0, 0.0, False, time_limit)
 
     monkeypatch.setattr("cohomcli.precision.pareto.solve", canned)
     points = pareto(simple(), [3.0, 1.0, 2.0], time_limit=6.0)
-    assert starts == [None, [1, 1, 1], [2, 2, 2]]
+    assert starts == [[], [[1, 1, 1]], [[2, 2, 2]]]
     assert [p.epsilon for p in points] == [1.0, 2.0, 3.0]
     assert [p.lower_bound for p in points] == [5, 5, 4]
     assert [p.solution.seconds for p in points] == [2.0, 2.0, 2.0]

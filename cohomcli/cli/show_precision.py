@@ -45,7 +45,7 @@ def show_precision(console: Console, entry: Any) -> None:
 def _baselines(result: Any) -> Table:
     table = Table(title_justify="left")
     table.add_column("way to run it")
-    for column in ("error", "MB moved", "of fp32", "overflows"):
+    for column in ("error", "MiB moved", "of fp32", "casts", "overflows"):
         table.add_column(column, justify="right")
     whole = result.bytes_fp32.total
     rows = [("this plan", result.measured_error, result.bytes_plan, result.n_overflows)]
@@ -54,8 +54,9 @@ def _baselines(result: Any) -> Table:
         table.add_row(
             escape(label),
             "not finite" if error is None else _number(error),
-            f"{size.total / 1e6:,.2f}" if size else "-",
+            f"{size.total / 2**20:,.2f}" if size else "-",
             f"{size.total / whole:.0%}" if size and whole else "-",
+            f"{size.casts / 2**20:,.2f}" if size else "-",
             "-" if overflows is None else str(overflows),
         )
     return table
@@ -75,13 +76,13 @@ def _show_weights(console: Console, name: str, result: Any) -> None:
     console.print(f"{name}: weights alone, no claim about any output: {escape(result.why)}")
     table = Table(title_justify="left")
     table.add_column("format")
-    for column in ("MB", "of stored", "refused by"):
+    for column in ("MiB", "of stored", "refused by"):
         table.add_column(column, justify="right")
     for fmt in result.formats:
         size = result.bytes_by_format[fmt]
         refused = sum(fmt in row.refused for row in result.weights)
         share = f"{size / result.bytes_stored:.0%}" if result.bytes_stored else "-"
-        table.add_row(fmt, f"{size / 1e6:,.2f}", share, str(refused))
+        table.add_row(fmt, f"{size / 2**20:,.2f}", share, str(refused))
     console.print(table)
 
 

@@ -34,13 +34,13 @@ def solve(
     problem: Problem,
     time_limit: float = 30.0,
     rel_gap: float = 1e-3,
-    incumbent: Sequence[int] | None = None,
+    starts: Sequence[Sequence[int]] = (),
 ) -> Solution:
     """The cheapest assignment found, and a certificate of a lower bound or of infeasibility.
 
     Stops when the certified gap is at most `rel_gap` of the objective, or after about `time_limit` seconds. A feasible
-    assignment is returned whenever one exists. `incumbent` (n,), formats of the vertices, is a starting point that the
-    answer is never worse than, if it is admissible and within budget.
+    assignment is returned whenever one exists. `starts`, formats of the vertices (n,) each, are starting points: the
+    answer is never worse than one of them that is admissible and within budget.
 
     Raises:
         ValueError: the problem is malformed.
@@ -51,8 +51,8 @@ def solve(
     if domains is None:
         return _infeasible(time.monotonic() - started)
     search = _Search(contraction, domains, started + time_limit, rel_gap)
-    if incumbent is not None:
-        search.offer(contraction.contract(incumbent))
+    for start in starts:
+        search.offer(contraction.contract(start))
     return search.solve(started)
 
 

@@ -198,7 +198,12 @@ def _measured(
         # PyTorch has no kernel for some op in this dtype, or the model's code mixes dtypes
         first = (str(error).strip().splitlines() or [""])[0]
         return replace(found, note=f"cannot be run here: {type(error).__name__}: {first[:160]}", ran=False)
-    return _with_error(found, subject.norm.error(outputs))
+    measured = _with_error(found, subject.norm.error(outputs))
+    baked = any(v.fixed == "mask constant" for v in subject.captured.graph.vertices)
+    if not measured.finite and cast_inputs is not None and baked:
+        note = "the float32 mask constant in the program leaves the range of 16 bits: this says nothing of the model"
+        return replace(measured, note="; ".join(filter(None, (note, measured.note))))
+    return measured
 
 
 def _call(model: nn.Module, inputs: Any, dtype: torch.dtype | None) -> Any:

@@ -53,8 +53,8 @@ class Looped:
     """The loop's answer: the cheapest good plan, else the most accurate one tried.
 
     `solution` and `problem` are those of the plan's round; of the first round, when the plan is the most accurate there
-    is and came from none. `chosen` is its place in `rounds`. `good` says whether it kept the goal on every calibration
-    input.
+    is and came from none (`solved` False). `chosen` is its place in `rounds`, `tried` are the plans of all rounds.
+    `good` says whether it kept the goal on every calibration input.
     """
 
     plan: Plan
@@ -63,6 +63,8 @@ class Looped:
     rounds: tuple[Round, ...]
     chosen: int
     good: bool
+    solved: bool
+    tried: tuple[Plan, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,7 @@ class _Try:
     problem: Problem
     round: Round
     good: bool
+    solved: bool = True
 
 
 def closed_loop(setting: Setting, options: PrecisionOptions, progress: Callable[[int], None]) -> Looped:
@@ -85,7 +88,7 @@ def closed_loop(setting: Setting, options: PrecisionOptions, progress: Callable[
     tries: list[_Try] = []
     for number in range(options.max_rounds):
         problem = problem_for(setting, options, target)
-        solution = solve(problem, options.time_limit, incumbent=_incumbent(tries, problem))
+        solution = solve(problem, options.time_limit, starts=[choice_of(setting, t.plan) for t in tries])
         if solution.choice is None:
             break
         plan = plan_of(setting.graph, setting.sensitivity.formats, solution)
@@ -97,8 +100,15 @@ def closed_loop(setting: Setting, options: PrecisionOptions, progress: Callable[
     if not any(t.good for t in tries):
         last = tries[0] if tries else None
         plan = most_accurate(setting, problem)
-        tries.append(_measure(setting, target, plan, last.solution if last else solution, problem, goal))
+        fallback = _measure(setting, target, plan, last.solution if last else solution, problem, goal)
+        tries.append(replace(fallback, solved=False))
     return _best(tries)
+
+
+def choice_of(setting: Setting, plan: Plan) -> list[int]:
+    """The columns of a plan's formats, 0 for fixed vertices."""
+    column = {fmt: n for n, fmt in enumerate(setting.sensitivity.formats)}
+    return [column.get(fmt, 0) for fmt in plan.formats]
 
 
 def most_accurate(setting: Setting, problem: Problem) -> Plan:
@@ -171,18 +181,9 @@ def _cheap_enough(tries: Sequence[_Try]) -> bool:
     return known >= (1.0 - WORTH) * solution.objective
 
 
-def _incumbent(tries: Sequence[_Try], problem: Problem) -> Sequence[int] | None:
-    """The cheapest earlier choice that fits the new budget."""
-    fitting = [t for t in tries if t.solution.error is not None and t.solution.error <= problem.budget]
-    if not fitting:
-        return None
-    best = min(fitting, key=lambda t: t.solution.objective or math.inf)
-    return None if best.solution.choice is None else best.solution.choice.tolist()
-
-
 def _best(tries: Sequence[_Try]) -> Looped:
     def cost(t: _Try) -> float:
-        return t.round.bytes if t.solution.objective is None else t.solution.objective
+        return t.round.bytes if t.solution.objective is None or not t.solved else t.solution.objective
 
     def error(t: _Try) -> float:
         return math.inf if t.round.worst is None else t.round.worst
@@ -190,4 +191,5 @@ def _best(tries: Sequence[_Try]) -> Looped:
     good = [t for t in tries if t.good]
     best = min(good, key=cost) if good else min(tries, key=error)
     rounds = tuple(t.round for t in tries)
-    return Looped(best.plan, best.solution, best.problem, rounds, tries.index(best), best.good)
+    plans = tuple(t.plan for t in tries)
+    return Looped(best.plan, best.solution, best.problem, rounds, tries.index(best), best.good, best.solved, plans)

@@ -26,12 +26,17 @@ class ParetoPoint:
 
 
 def pareto(
-    problem: Problem, epsilons: Iterable[float], time_limit: float = 30.0, rel_gap: float = 1e-3
+    problem: Problem,
+    epsilons: Iterable[float],
+    time_limit: float = 30.0,
+    rel_gap: float = 1e-3,
+    known: Sequence[Sequence[int]] = (),
 ) -> tuple[ParetoPoint, ...]:
     """Solve with budget epsilon**2 for every tolerance, largest last; `time_limit` seconds are shared among them.
 
     A plan for a smaller tolerance meets a larger one, so each solution starts from the one before and costs never rise;
-    a bound for a larger tolerance holds for a smaller one, so bounds are carried back and never rise either.
+    a bound for a larger tolerance holds for a smaller one, so bounds are carried back and never rise either. `known`
+    are assignments found elsewhere, (n,) each, from which searches start too.
 
     Raises:
         ValueError: the problem is malformed, or a tolerance is negative or NaN.
@@ -42,9 +47,9 @@ def pareto(
     solutions: list[Solution] = []
     for epsilon in grid:
         previous = solutions[-1].choice if solutions else None
-        incumbent = None if previous is None else previous.tolist()
+        starts = [*known] if previous is None else [previous.tolist(), *known]
         share = time_limit / len(grid)
-        solutions.append(solve(replace(problem, budget=epsilon * epsilon), share, rel_gap, incumbent))
+        solutions.append(solve(replace(problem, budget=epsilon * epsilon), share, rel_gap, starts))
     return _points(grid, solutions)
 
 

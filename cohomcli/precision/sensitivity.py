@@ -23,10 +23,11 @@ from cohomcli.errors import UsageError
 from cohomcli.precision.adjoint import Recording, Sweep, record
 from cohomcli.precision.capture import Captured
 from cohomcli.precision.execute import Emulator, masked_entries, store_value, uniform, weight_axes
+from cohomcli.precision.following import Follower
 from cohomcli.precision.formats import get_format
 from cohomcli.precision.output_norm import bind, from_scores
-from cohomcli.precision.spec import Admissibility, ErrorNorm, Inherited, Plan, Sensitivity, Stream
-from cohomcli.precision.streams import dominant_entries, find_streams, make_stream, squared_errors
+from cohomcli.precision.spec import Admissibility, ErrorNorm, Inherited, Plan, Sensitivity
+from cohomcli.precision.streams import squared_errors
 from cohomcli.progress import Progress, silent
 
 STEP = "adjoints"
@@ -100,12 +101,12 @@ def _trial(
 class _Sums:
     """Accumulated over inputs: the two estimators per (row, format); row 0 has no operand on the grid.
 
-    `dominant` is the diagonal estimate of the entries that a stream steps through, which the others leave out.
+    `followed` is the diagonal estimate of the entries that are followed, which the others leave out.
     """
 
     diagonal: NDArray[np.float64]
     coherent: NDArray[np.float64]
-    dominant: NDArray[np.float64]
+    followed: NDArray[np.float64]
     operands: tuple[int, ...] = ()
 
 
@@ -125,23 +126,15 @@ class _Scorer:
         self.vertices = captured.graph.vertices
         self.axes = weight_axes(captured)
         self.sums: dict[int, _Sums] = {}
-        self.streams: list[Stream] = []
+        self.follower = Follower(captured)
+        self._followed: dict[int, torch.Tensor] = {}  # positions
         self._dots: dict[int, torch.Tensor] = {}
-        self._entries: dict[int, torch.Tensor] = {}  # of the sums of streams, the positions that dominate
-        self._gradients: dict[int, torch.Tensor] = {}
 
     def add(self, sweep: Sweep) -> None:
         """Score one input's sweep."""
-        values = sweep.recording.values
-        self._dots, self._gradients, self._entries = {}, {}, {}
-        streams = [(s, dominant_entries(values, s)) for s in find_streams(self.captured)]
-        streams = [(stream, entries) for stream, entries in streams if len(entries)]
-        for stream, entries in streams:
-            self._entries.update(dict.fromkeys(stream, entries))
+        self._dots, self._followed = {}, self.follower.begin(sweep.recording.values)
         small = {v.index for v in self.vertices if v.kind == "weight" and not v.fixed and v.numel <= GRADIENT_LIMIT}
         sweep.run(lambda vertex, cotangents: self._visit(sweep, vertex, cotangents), small)
-        for stream, entries in streams:
-            self.streams.append(make_stream(self.captured.graph, stream, values, entries, self._gradients))
         for vertex, dots in self._dots.items():
             coherent = dots.square().mean(0).double().numpy()
             self._entry(vertex).coherent[0] += coherent
@@ -192,10 +185,10 @@ class _Scorer:
     def _accumulate(self, vertex: int, row: int, directions: _Directions, roundings: torch.Tensor) -> None:
         """Add both estimators for roundings (F, numel)."""
         entry = self._entry(vertex)
-        if vertex in self._entries:
-            at = self._entries[vertex]
-            self._gradients[vertex] = directions.all[:, at]
-            entry.dominant[row] += (roundings[:, at].square() @ directions.mean_square[at]).double().numpy()
+        if vertex in self._followed:
+            at = self._followed[vertex]
+            self.follower.take(vertex, directions.all[:, at])
+            entry.followed[row] += (roundings[:, at].square() @ directions.mean_square[at]).double().numpy()
             roundings = roundings.index_fill(1, at, 0.0)
         entry.diagonal[row] += (roundings.square() @ directions.mean_square).double().numpy()
         entry.coherent[row] += (directions.all @ roundings.T).square().mean(0).double().numpy()
@@ -246,11 +239,11 @@ class _Scorer:
         inherited, minor = [], []
         for vertex, sums in self.sums.items():
             combined = self._combine(vertex, sums)
-            scores[vertex] = combined[0] + sums.dominant[0]
-            diagonal[vertex], coherent[vertex] = sums.diagonal[0] + sums.dominant[0], sums.coherent[0]
+            scores[vertex] = combined[0] + sums.followed[0]
+            diagonal[vertex], coherent[vertex] = sums.diagonal[0] + sums.followed[0], sums.coherent[0]
             if sums.operands:
-                inherited.append(Inherited(vertex, sums.operands, combined + sums.dominant))
-            if sums.dominant.any():
+                inherited.append(Inherited(vertex, sums.operands, combined + sums.followed))
+            if sums.followed.any():
                 minor.append(Inherited(vertex, sums.operands, combined))
         if admissible is not None:
             scores[~_columns(admissible, options.formats)] = math.inf
@@ -263,8 +256,8 @@ class _Scorer:
             n_probes=options.n_probes,
             norm=options.norm,
             inherited=tuple(inherited),
-            streams=tuple(self.streams),
             minor=tuple(minor),
+            followed=self.follower.result(options.n_probes),
         )
 
     def _combine(self, vertex: int, sums: _Sums) -> NDArray[np.float64]:
@@ -302,7 +295,7 @@ def predict(found: Sensitivity, plan: Plan) -> float:
 def contributions(found: Sensitivity, plan: Plan) -> NDArray[np.float64]:
     """Each vertex's share (n,) of the predicted squared error, with exact stores of copies counted as such.
 
-    Shares of the sums of a residual stream can be negative: they are covariances with the whole stream's error.
+    Shares of what is followed can be negative: they are covariances with the error of all that is followed.
 
     Raises:
         UsageError: a format that was not scored, or a plan for another graph.
@@ -320,10 +313,9 @@ def contributions(found: Sensitivity, plan: Plan) -> NDArray[np.float64]:
         if admissible[entry.vertex]:
             row = sum(1 << n for n, u in enumerate(entry.operands) if bits[u] <= bits[entry.vertex])
             total[entry.vertex] = entry.scores[row, column[fmt]]
-    for stream in found.streams:
-        vertices = [v for v, *_ in stream.sums]
-        if admissible[vertices].all():
-            total[vertices] += squared_errors(stream, plan)
+    if found.followed is not None:
+        for vertex, share in squared_errors(found.followed, plan).items():
+            total[vertex] += share
     return total
 
 

@@ -10,7 +10,7 @@ random enough.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -81,7 +81,8 @@ def formula(captured: Captured, vertex: int) -> Formula | None:
         return Formula(rule, roots, (read.reshape(-1, read.shape[-1]),), 1.0 / read.shape[-1])
     if last.kwargs or len(tensors) + len(numbers) != len(last.args):
         return None
-    shown = torch.broadcast_tensors(*(positions[a.index] for a in tensors))
+    shape = captured.graph.vertices[vertex].shape
+    shown = [positions[a.index].expand(shape) for a in tensors]
     neutral = 0.0 if rule == "add" else 1.0
     return Formula(rule, roots, tuple(s.long().flatten() for s in shown), numbers[0] if numbers else neutral)
 
@@ -150,43 +151,59 @@ def decided(
     return (touched & (other.abs() <= DECIDED * whole.abs())).nonzero().flatten()
 
 
-@dataclass
-class _Example:
-    """What is followed on one input: formulas of single entries, their values and adjoints, and what they read."""
-
-    positions: dict[int, torch.Tensor]
-    formulas: dict[int, Formula]
-    values: Mapping[int, torch.Tensor]
-    gradients: dict[int, torch.Tensor]
-    leaves: dict[int, list[int]]
+# --- following --------------------------------------------------------------------------------------------------------
 
 
-class Follower:
-    """Finds the entries to follow on each input, collects their adjoints, and hands out what `follow` needs."""
+def roundings(found: Followed, plan: Plan) -> tuple[Array, Array]:
+    """Every entry as the plan stores it and what its store added, both (T,), step by step."""
+    stored, added = found.values.copy(), np.zeros(len(found.values))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a plan may leave the range
+        for step in found.steps:
+            here = slice(step.start, step.stop)
+            exact = _exact(step, found.values, stored)
+            kept = _store(exact, found.largest[here], plan.formats[step.vertex])
+            stored[here], added[here] = kept, np.nan_to_num(kept - exact, nan=0.0, posinf=0.0, neginf=0.0)
+    return stored, added
 
-    def __init__(self, captured: Captured) -> None:
-        self.captured = captured
-        self.vertices = captured.graph.vertices
-        self.streams = find_streams(captured)
-        self._examples: list[_Example] = []
 
-    def begin(self, values: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-        """Flat positions (M,) to follow per vertex, on an input with these recorded values."""
-        positions: dict[int, torch.Tensor] = {}
-        for stream in self.streams:
-            if len(found := dominant_entries(values, stream)):
-                positions.update(dict.fromkeys(stream, found))
-        formulas: dict[int, Formula] = {}
-        for v in self.vertices:
-            if any(u in positions for u in v.operands) and (op := formula(self.captured, v.index)) is not None:
-                if v.index not in positions:
-                    held = [self.vertices[u].kind == "weight" for u in op.operands]
-                    found = decided(op, values, positions, held)
-                    if not 0 < len(found) <= MAX_ENTRIES:
-                        continue
-                    positions[v.index] = found
-                formulas[v.index] = op.at(positions[v.index])
-            elif v.index in positions and (op := formula(self.captured, v.index)) is not None:  # a stream's first sum
-                formulas[v.index] = op.at(positions[v.index])
-        self._examples.append(_Example(positions, formulas, {}, {}, {}))
-        return positions
+def _exact(step: Step, recorded: Array, stored: Array) -> Array:
+    """A step's entries before they are stored."""
+    here, reads = slice(step.start, step.stop), [stored[pick] for pick in step.picks]
+    exact = recorded[here]
+    if step.rule == "add":
+        exact = np.sum(reads, axis=0) + step.constant
+    elif step.rule == "mul":
+        exact = np.prod(reads, axis=0) * step.constant
+    elif step.rule == "pow":
+        exact = np.power(reads[0], step.constant)
+    elif step.rule == "rsqrt":
+        exact = 1.0 / np.sqrt(reads[0])
+    elif step.rule == "mean":
+        change = reads[0] - recorded[step.picks[0]]
+        exact = exact + step.constant * np.bincount(step.rows, change, step.stop - step.start)
+    return exact
+
+
+def _store(value: Array, largest: Array, fmt: str) -> Array:
+    """`value` rounded to a format; int8 codes and what has no format to choose are taken as exact."""
+    if not fmt or get_format(fmt).per_channel:
+        return value
+    if get_format(fmt).n_bytes > 1:
+        return np.asarray(round_to(torch.from_numpy(value), fmt).numpy())
+    scale: Array = np.array([choose_scale(torch.tensor(x), fmt) for x in largest])
+    return np.asarray(round_to(torch.from_numpy(value / scale), fmt).numpy() * scale)
+
+
+def squared_errors(found: Followed, plan: Plan) -> dict[int, float]:
+    """Each followed vertex's share of the squared output error that the plan's roundings of the entries cause together.
+
+    The shares add up to sum_i mean_k (sum_t g_kt . d_t)^2, t the entries of input i; one may be negative, where a
+    rounding takes back another's error.
+    """
+    _, added = roundings(found, plan)
+    projections = found.gradients * added  # (K, T)
+    inputs = np.eye(found.example.max() + 1)[found.example]  # (T, n_inputs)
+    together = projections @ inputs  # (K, n_inputs)
+    shares = (projections * together[:, found.example]).mean(axis=0)  # (T,)
+    total = np.bincount(found.vertex, shares)
+    return {step.vertex: float(total[step.vertex]) for step in found.steps if step.rule}

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from cohomcli.precision.loop import Looped, Setting, most_accurate
+from cohomcli.precision.loop import Looped, Setting, choice_of, most_accurate
 from cohomcli.precision.options import PrecisionOptions
 from cohomcli.precision.output_norm import budget, from_scores
 from cohomcli.precision.pareto import pareto
@@ -24,11 +24,13 @@ def trade_offs(setting: Setting, looped: Looped, options: PrecisionOptions) -> t
     if options.n_pareto < 1:
         return ()
     problem = looped.problem
-    least = max(setting.predict(most_accurate(setting, problem)), np.finfo(np.float64).tiny)
-    most = max(setting.predict(_cheapest(setting, problem)), least)
+    ends = most_accurate(setting, problem), _cheapest(setting, problem)
+    least = max(setting.predict(ends[0]), np.finfo(np.float64).tiny)
+    most = max(setting.predict(ends[1]), least)
+    known = [choice_of(setting, plan) for plan in (*looped.tried, *ends)]
     grid = np.geomspace(max(least, most / DYNAMIC_RANGE) * 1.02, most * 1.02, options.n_pareto)
     norm = options.norm
-    points = pareto(problem, [math.sqrt(budget(norm, float(e))) for e in grid], options.time_limit, rel_gap=5e-3)
+    points = pareto(problem, [math.sqrt(budget(norm, float(e))) for e in grid], options.time_limit, 5e-3, known)
     return tuple(
         TradeOff(
             epsilon=float(epsilon),

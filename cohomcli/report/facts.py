@@ -90,11 +90,12 @@ def method(entry: Entry) -> list[Fact]:
 
 def _model_facts(info: ModelInfo) -> list[Fact]:
     head = f"{info.lm_head} language-modelling head" if info.lm_head else "no trained language-modelling head"
-    shape = f"{count(info.n_layer, 'block')}, width {info.hidden_size:,}, vocabulary {info.vocab_size:,}"
+    shape = f"{count(info.n_layer, 'block')}, width {info.hidden_size:,}, vocabulary {info.vocab_size:,}; "
+    described = f"{info.kind}; {shape}{head}" if info.n_layer else info.kind
     trust = "; code shipped with the model was run" if info.trust_remote_code else ""
     return [
         Fact("model", clean(info.name), f"{clean(info.location)} ({info.source}{trust})"),
-        Fact("architecture", clean(info.architecture), f"{info.kind}; {shape}; {head}"),
+        Fact("architecture", clean(info.architecture), described),
         Fact("parameters", f"{info.n_parameters:,}"),
         Fact("weights SHA-256", clean(info.weights_sha256)),
     ]
