@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -273,7 +274,7 @@ def main() -> None:
     if unknown := [name for name in names if name not in subjects]:
         parser.error(f"unknown name {unknown[0]!r}: one of {', '.join(subjects)}")
     wanted = [subjects[name] for name in names]
-    wanted += [lambda ref=ref: language_model(ref, asked.inputs, asked.length) for ref in asked.model]
+    wanted += [partial(language_model, reference, asked.inputs, asked.length) for reference in asked.model]
     if not asked.json:
         print(
             f"{'model':20s} {'ops':>6s}  {'inputs':11s} {'inside':>7s} {'min':>7s} {'5%':>7s} {'median':>7s} ", end=""

@@ -62,7 +62,7 @@ class Zoo(nn.Module):
 def measured(captured: Captured, inputs: Any) -> dict[str, OpCurvature]:
     """By output name."""
     named = {n: captured.layout.root[slot] for n, slot in captured.program.outputs}
-    found = {c.vertex: c for c in curvatures(captured, inputs, list(named.values()), iterations=30)}
+    found = {c.vertex: c for c in curvatures(captured, inputs, list(named.values()), iterations=20)}
     return {name: found[v] for name, v in named.items()}
 
 

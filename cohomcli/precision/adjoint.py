@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 
+from cohomcli.errors import AnalysisIncomplete
 from cohomcli.precision.capture import Captured
 from cohomcli.precision.execute import run
 from cohomcli.precision.program import Instruction, Slot, call
+from cohomcli.precision.ranges import describe
 
 # visit(vertex, cotangents): cotangents (K, *shape) of an op vertex or weight that an output depends on.
 Visit = Callable[[int, torch.Tensor], None]
@@ -110,12 +112,23 @@ class Sweep:
             self._add(operand, pulled)
 
     def local(self, vertex: int, operands: Sequence[int], cotangents: torch.Tensor) -> list[torch.Tensor | None]:
-        """J^T c for the op at `vertex` with respect to each of `operands`: tensors (K, *operand shape) or None."""
+        """J^T c for the op at `vertex` with respect to each of `operands`: tensors (K, *operand shape) or None.
+
+        Raises:
+            AnalysisIncomplete: torch knows no derivative of the op.
+        """
         if not operands:
             return []
         leaves = {u: self.recording.values[u].detach().requires_grad_() for u in operands}
-        with torch.enable_grad():
-            return _vjp(self.evaluate(vertex, leaves), list(leaves.values()), cotangents)
+        try:
+            with torch.enable_grad():
+                return _vjp(self.evaluate(vertex, leaves), list(leaves.values()), cotangents)
+        except (RuntimeError, NotImplementedError) as error:  # what autograd raises for an op without a derivative
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise AnalysisIncomplete(
+                f"no derivative of {describe(self.captured.graph.vertices[vertex])}: {first[:160]}",
+                "only its ranges can be analysed, or rewrite that operation",
+            ) from error
 
     def evaluate(self, vertex: int, replaced: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """The op at `vertex` on the recorded operands, with some of them replaced."""
@@ -133,18 +146,42 @@ class Sweep:
         exact = self._evaluate(values, layout.cone[vertex], layout.slot[vertex], torch.float64)
         return (recorded[vertex] - exact).to(self.recording.dtype)
 
+    def shown(self, vertex: int, instruction: int) -> dict[int, Any]:
+        """What an instruction of the op at `vertex` reads: recorded values by slot, with the views before it applied.
+
+        `instruction` is its number in the program.
+        """
+        cone = self.captured.layout.cone[vertex]
+        values: dict[int, Any] = {}
+        self._execute(values, cone[: cone.index(instruction)], self.recording.dtype)
+        self._fill(values, self.captured.program.instructions[instruction], self.recording.dtype)
+        return values
+
     def _evaluate(
         self, values: dict[int, Any], cone: Sequence[int], slot: int, dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        program, layout = self.captured.program, self.captured.layout
-        for n in cone:
-            instruction = program.instructions[n]
-            for read in instruction.reads:
-                if read not in values:  # a tied weight under its other name
-                    values[read] = values[layout.slot[layout.root[read]]]
-            values[instruction.result] = differentiable(instruction, values, dtype or self.recording.dtype)
+        self._execute(values, cone, dtype or self.recording.dtype)
         result: torch.Tensor = values[slot]
         return result
+
+    def _execute(self, values: dict[int, Any], cone: Sequence[int], dtype: torch.dtype) -> None:
+        for n in cone:
+            instruction = self.captured.program.instructions[n]
+            self._fill(values, instruction, dtype)
+            values[instruction.result] = differentiable(instruction, values, dtype)
+
+    def _fill(self, values: dict[int, Any], instruction: Instruction, dtype: torch.dtype) -> None:
+        """Recorded values for what `instruction` reads and nobody gave: `type_as(x, y)` reads y for its dtype alone."""
+        layout = self.captured.layout
+        for read in instruction.reads:
+            root = layout.root.get(read)
+            if read in values or root is None:
+                continue
+            origin = layout.slot[root]
+            if origin not in values:
+                recorded = self.recording.values[root]
+                values[origin] = recorded.to(dtype) if recorded.is_floating_point() else recorded
+            values[read] = values[origin]  # a tied weight under its other name
 
 
 def _active(captured: Captured) -> set[int]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from cohomcli.errors import UsageError
-from cohomcli.precision.adjoint import Recording, Sweep, differentiable
+from cohomcli.precision.adjoint import Recording, Sweep
 from cohomcli.precision.capture import Captured
 from cohomcli.precision.closedforms import Arguments, find_form
 from cohomcli.precision.execute import run
@@ -22,7 +22,8 @@ from cohomcli.precision.program import Slot, map_leaves
 from cohomcli.precision.spec import Vertex
 
 N_PROBES = 8  # of the conditioning
-N_STARTS = 6  # of the power method, for ops with at most SMALL numbers to vary; large ones have one
+CONVERGED = 1e-6  # relative gain of a step of the power method
+N_STARTS = 4  # of the power method, for ops with at most SMALL numbers to vary; large ones have one
 SMALL = 1024
 
 
@@ -61,13 +62,16 @@ def curvatures(
     chosen = [v.index for v in graph.vertices if v.kind == "op" and not v.fixed] if vertices is None else vertices
     if stored := [graph.vertices[v].name for v in chosen if graph.vertices[v].kind != "op"]:
         raise UsageError(f"{stored[0]!r} is no operation: it has no curvature", "name the vertices of operations")
-    sweep = Sweep(_record(captured, inputs, {u for v in chosen for u in graph.vertices[v].operands}), [])
+    sweep = Sweep(_record(captured, inputs, set(chosen)), [])
     generator = torch.Generator().manual_seed(seed)
     return [_measure(sweep, graph.vertices[v], iterations, generator) for v in chosen]
 
 
-def _record(captured: Captured, inputs: Any, wanted: set[int]) -> Recording:
-    """The float64 run with the values of the vertices `wanted`."""
+def _record(captured: Captured, inputs: Any, chosen: set[int]) -> Recording:
+    """The float64 run with the values of what the ops `chosen` read."""
+    layout, instructions = captured.layout, captured.program.instructions
+    read = {slot for v in chosen for n in layout.cone[v] for slot in instructions[n].reads}
+    wanted = {layout.root[slot] for slot in read if slot in layout.root}
     values: dict[int, torch.Tensor] = {}
 
     def keep(vertex: int, value: torch.Tensor) -> torch.Tensor:
@@ -111,15 +115,8 @@ def _moving(captured: Captured, vertex: Vertex) -> list[int]:
 def _arguments(sweep: Sweep, vertex: Vertex, moving: Sequence[int]) -> Arguments:
     """The ATen call of the op with its recorded arguments."""
     layout, instructions = sweep.captured.layout, sweep.captured.program.instructions
-    values: dict[int, Any] = {layout.slot[u]: sweep.recording.values[u] for u in vertex.operands}
-    instruction = next(i for n in reversed(layout.cone[vertex.index]) if (i := instructions[n]).op == vertex.target)
-    for n in layout.cone[vertex.index]:
-        for read in instructions[n].reads:
-            if read not in values:  # a tied weight under its other name
-                values[read] = values[layout.slot[layout.root[read]]]
-        if instructions[n] is instruction:
-            break
-        values[instructions[n].result] = differentiable(instructions[n], values, torch.float64)
+    number = next(n for n in reversed(layout.cone[vertex.index]) if instructions[n].op == vertex.target)
+    instruction, values = instructions[number], sweep.shown(vertex.index, number)
     resolved = map_leaves(lambda a: values[a.index] if isinstance(a, Slot) else a, tuple(instruction.args))
     roots = [layout.root.get(a.index) if isinstance(a, Slot) else None for a in instruction.args]
     return Arguments(resolved, tuple(root in moving for root in roots), tuple(roots))
@@ -179,9 +176,9 @@ class _Local:
             size = float(second.norm())
             if not math.isfinite(size):
                 return math.nan
-            best = max(best, size)
-            if size == 0.0:
-                break
+            if size <= best * (1.0 + CONVERGED):
+                return max(best, size)
+            best = size
             step = _normalised(self._hessian_product(second / size, h))
             h = _normalised([a + b for a, b in zip(h, step, strict=True)])
         return best

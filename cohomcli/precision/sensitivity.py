@@ -5,6 +5,9 @@ error ||J_v d||^2 of one rounding is estimated by mean_k (g_k . d)^2, and its me
 same size by mean_k sum_j g_kj^2 d_j^2. This is ADAPT's estimate (Menon et al. 2018) with random output directions
 (Hutchinson 1990) in place of one scalar output. A weight too large to keep K gradients of is scored where it is read:
 the sweep's cotangent there against the change of that op when the weight is rounded.
+
+The estimate is a mean over how roundings may fall. On one short input a few of them can make most of the error, and no
+estimate short of running the plan says how they fall; over several inputs they average (`benchmarks.prediction`).
 """
 
 from __future__ import annotations
@@ -19,20 +22,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cohomcli.errors import UsageError
+from cohomcli.errors import AnalysisIncomplete, UsageError
 from cohomcli.precision.adjoint import Recording, Sweep, record
 from cohomcli.precision.capture import Captured
 from cohomcli.precision.execute import Emulator, masked_entries, store_value, uniform, weight_axes
-from cohomcli.precision.following import Follower
 from cohomcli.precision.formats import get_format
 from cohomcli.precision.output_norm import bind, from_scores
-from cohomcli.precision.spec import Admissibility, ErrorNorm, Inherited, Plan, Sensitivity
-from cohomcli.precision.streams import squared_errors
+from cohomcli.precision.ranges import describe
+from cohomcli.precision.spec import Admissibility, ErrorNorm, Inherited, Plan, Sensitivity, Vertex
+from cohomcli.precision.streams import Follower, squared_errors
 from cohomcli.progress import Progress, silent
 
 STEP = "adjoints"
-N_PROBES = 32  # relative standard deviation of a squared score sqrt(2 / K) = 0.25; independent from vertex to vertex
+N_PROBES = 32  # a squared score's relative standard deviation is at most sqrt(2 / K) = 0.25 on one input
 GRADIENT_LIMIT = 65536  # weights up to this size have their K gradients formed
+MAX_ON_GRID = 4  # free operands of an op whose grids are looked at: 2^4 combinations
 # The coherent estimate of K independent roundings is chi^2_K / K: beyond this many standard deviations it is coherence.
 SIGNIFICANT = 4.0
 # Ops whose results are generic whatever the grid of their operands; all others may copy, select, add or scale.
@@ -65,7 +69,7 @@ def sensitivity(
 
     Raises:
         UsageError: no formats, an unknown one, fewer than one probe, or a norm that does not fit the outputs.
-        AnalysisIncomplete: the model's own outputs are not finite.
+        AnalysisIncomplete: the model itself is not finite on an input, or an op has no (finite) derivative there.
     """
     if not options.formats or options.n_probes < 1:
         raise UsageError("sensitivity needs at least one format and one probe")
@@ -79,9 +83,27 @@ def sensitivity(
     for index, example in enumerate(inputs):
         progress(STEP, index, len(inputs))
         seeds = norm.seeds(index, options.n_probes, generator, options.dtype)
-        scorer.add(Sweep(record(captured, example, options.dtype), seeds))
+        recording = record(captured, example, options.dtype)
+        _refuse_non_finite(recording)
+        scorer.add(Sweep(recording, seeds))
     progress(STEP, len(inputs), len(inputs))
     return scorer.result(admissible)
+
+
+def _refuse_non_finite(recording: Recording) -> None:
+    """An infinity or NaN in a value that is no mask would make every score upstream of it NaN."""
+    for vertex in recording.captured.graph.vertices:
+        value = recording.values.get(vertex.index)
+        if value is None or vertex.fixed not in ("", "input") or not value.is_floating_point():
+            continue
+        # A finite sum has finite terms: the second look is rarely needed.
+        if not bool(torch.isfinite(value.sum())) and not bool(
+            (torch.isfinite(value) | masked_entries(vertex, value)).all()
+        ):
+            raise AnalysisIncomplete(
+                f"the {str(recording.dtype).removeprefix('torch.')} model itself is not finite at {describe(vertex)}",
+                "check the model and its inputs",
+            )
 
 
 def _trial(
@@ -101,12 +123,12 @@ def _trial(
 class _Sums:
     """Accumulated over inputs: the two estimators per (row, format); row 0 has no operand on the grid.
 
-    `followed` is the diagonal estimate of the entries that are followed, which the others leave out.
+    `dominant` is the diagonal estimate of the entries that a stream follows, which the others leave out.
     """
 
     diagonal: NDArray[np.float64]
     coherent: NDArray[np.float64]
-    followed: NDArray[np.float64]
+    dominant: NDArray[np.float64]
     operands: tuple[int, ...] = ()
 
 
@@ -114,7 +136,7 @@ class _Directions:
     """The cotangents of one store: `all` (K, numel), and the mean of their squares (numel,)."""
 
     def __init__(self, cotangents: torch.Tensor) -> None:
-        self.all = cotangents.flatten(1)
+        self.all = cotangents.reshape(len(cotangents), -1)
         self.mean_square = self.all.square().mean(0)
 
 
@@ -127,12 +149,12 @@ class _Scorer:
         self.axes = weight_axes(captured)
         self.sums: dict[int, _Sums] = {}
         self.follower = Follower(captured)
-        self._followed: dict[int, torch.Tensor] = {}  # positions
+        self._entries: dict[int, torch.Tensor] = {}  # positions that dominate a stream's sum
         self._dots: dict[int, torch.Tensor] = {}
 
     def add(self, sweep: Sweep) -> None:
         """Score one input's sweep."""
-        self._dots, self._followed = {}, self.follower.begin(sweep.recording.values)
+        self._dots, self._entries = {}, self.follower.begin(sweep.recording.values)
         small = {v.index for v in self.vertices if v.kind == "weight" and not v.fixed and v.numel <= GRADIENT_LIMIT}
         sweep.run(lambda vertex, cotangents: self._visit(sweep, vertex, cotangents), small)
         for vertex, dots in self._dots.items():
@@ -152,6 +174,11 @@ class _Scorer:
         if self.vertices[vertex].fixed:
             return
         value, directions = sweep.recording.values[vertex], _Directions(cotangents)
+        if not bool(torch.isfinite(directions.mean_square.sum())):
+            raise AnalysisIncomplete(
+                f"the outputs have no finite derivative with respect to {describe(self.vertices[vertex])}",
+                "an operation after it is at a singular point: check the model and its inputs",
+            )
         rounding = torch.stack([self._rounding(vertex, value, fmt) for fmt in self.options.formats])
         if self.vertices[vertex].kind == "weight":
             self._accumulate(vertex, 0, directions, rounding)
@@ -177,18 +204,18 @@ class _Scorer:
         return [n for n, fmt in enumerate(self.options.formats) if fmt == "fp32"]
 
     def _grid_operands(self, vertex: int) -> tuple[int, ...]:
-        """Operands whose grid can make the store exact: of ops that are not generic, two at most."""
+        """Operands whose grid can make the store exact: of ops that are not generic, and have few."""
         v = self.vertices[vertex]
         free = tuple(u for u in v.operands if not self.vertices[u].fixed)
-        return () if _GENERIC.match(v.target) or len(free) > 2 else free
+        return () if _GENERIC.match(v.target) or len(free) > MAX_ON_GRID else free
 
     def _accumulate(self, vertex: int, row: int, directions: _Directions, roundings: torch.Tensor) -> None:
         """Add both estimators for roundings (F, numel)."""
         entry = self._entry(vertex)
-        if vertex in self._followed:
-            at = self._followed[vertex]
+        if vertex in self._entries:
+            at = self._entries[vertex]
             self.follower.take(vertex, directions.all[:, at])
-            entry.followed[row] += (roundings[:, at].square() @ directions.mean_square[at]).double().numpy()
+            entry.dominant[row] += (roundings[:, at].square() @ directions.mean_square[at]).double().numpy()
             roundings = roundings.index_fill(1, at, 0.0)
         entry.diagonal[row] += (roundings.square() @ directions.mean_square).double().numpy()
         entry.coherent[row] += (directions.all @ roundings.T).square().mean(0).double().numpy()
@@ -196,7 +223,7 @@ class _Scorer:
     def _rounding(self, vertex: int, value: torch.Tensor, fmt: str) -> torch.Tensor:
         """d (numel,): what storing `value` in `fmt` adds to it; zero where masked or overflowing."""
         v = self.vertices[vertex]
-        if get_format(fmt).per_channel and (v.kind != "weight" or value.dim() < 2):
+        if not _stores(v, fmt):
             return value.new_zeros(value.numel())
         d = store_value(v, value, fmt, self.axes.get(vertex, 0)) - value
         if v.mask_level:
@@ -213,24 +240,19 @@ class _Scorer:
 
     def _score_weights(self, sweep: Sweep, vertex: int, cotangents: torch.Tensor) -> None:
         """Add <cotangents, change of the op> for each large weight it reads, (K, F) summed over its readers."""
-        base = None
         for u in self.vertices[vertex].operands:
             w = self.vertices[u]
-            if w.kind != "weight" or w.fixed or w.numel <= GRADIENT_LIMIT:
-                continue
-            base = sweep.evaluate(vertex, {}).detach() if base is None else base
-            dots = [self._dot(sweep, vertex, u, fmt, base, cotangents) for fmt in self.options.formats]
-            self._dots[u] = self._dots.get(u, 0.0) + torch.stack(dots, dim=1)
+            if w.kind == "weight" and not w.fixed and w.numel > GRADIENT_LIMIT:
+                dots = [self._dot(sweep, vertex, u, fmt, cotangents) for fmt in self.options.formats]
+                self._dots[u] = self._dots.get(u, 0.0) + torch.stack(dots, dim=1)
 
-    def _dot(
-        self, sweep: Sweep, vertex: int, weight: int, fmt: str, base: torch.Tensor, cotangents: torch.Tensor
-    ) -> torch.Tensor:
+    def _dot(self, sweep: Sweep, vertex: int, weight: int, fmt: str, cotangents: torch.Tensor) -> torch.Tensor:
         w, value = self.vertices[weight], sweep.recording.values[weight]
-        rounded = store_value(w, value, fmt, self.axes.get(weight, 0))
+        rounded = store_value(w, value, fmt, self.axes.get(weight, 0)) if _stores(w, fmt) else value
         if rounded is value:
             return cotangents.new_zeros(len(cotangents))
-        change = (sweep.evaluate(vertex, {weight: rounded}) - base).detach().nan_to_num_(0.0, 0.0, 0.0)
-        return cotangents.flatten(1) @ change.flatten()
+        change = sweep.evaluate(vertex, {weight: rounded}).detach() - sweep.recording.values[vertex]
+        return cotangents.reshape(len(cotangents), -1) @ change.nan_to_num_(0.0, 0.0, 0.0).flatten()
 
     def result(self, admissible: Admissibility | None) -> Sensitivity:
         """The scores, inf where not admissible."""
@@ -239,11 +261,11 @@ class _Scorer:
         inherited, minor = [], []
         for vertex, sums in self.sums.items():
             combined = self._combine(vertex, sums)
-            scores[vertex] = combined[0] + sums.followed[0]
-            diagonal[vertex], coherent[vertex] = sums.diagonal[0] + sums.followed[0], sums.coherent[0]
+            scores[vertex] = combined[0] + sums.dominant[0]
+            diagonal[vertex], coherent[vertex] = sums.diagonal[0] + sums.dominant[0], sums.coherent[0]
             if sums.operands:
-                inherited.append(Inherited(vertex, sums.operands, combined + sums.followed))
-            if sums.followed.any():
+                inherited.append(Inherited(vertex, sums.operands, combined + sums.dominant))
+            if sums.dominant.any():
                 minor.append(Inherited(vertex, sums.operands, combined))
         if admissible is not None:
             scores[~_columns(admissible, options.formats)] = math.inf
@@ -256,8 +278,8 @@ class _Scorer:
             n_probes=options.n_probes,
             norm=options.norm,
             inherited=tuple(inherited),
+            streams=self.follower.result(options.n_probes),
             minor=tuple(minor),
-            followed=self.follower.result(options.n_probes),
         )
 
     def _combine(self, vertex: int, sums: _Sums) -> NDArray[np.float64]:
@@ -265,6 +287,11 @@ class _Scorer:
             return sums.coherent
         noise = 1.0 + SIGNIFICANT * math.sqrt(2.0 / self.options.n_probes)
         return np.where(sums.coherent > noise * sums.diagonal, sums.coherent, sums.diagonal)
+
+
+def _stores(vertex: Vertex, fmt: str) -> bool:
+    """Whether a vertex can be stored in `fmt` at all: int8 is for weights with channels."""
+    return not get_format(fmt).per_channel or (vertex.kind == "weight" and len(vertex.shape) > 1)
 
 
 def _columns(admissible: Admissibility, formats: Sequence[str]) -> NDArray[np.bool_]:
@@ -295,7 +322,7 @@ def predict(found: Sensitivity, plan: Plan) -> float:
 def contributions(found: Sensitivity, plan: Plan) -> NDArray[np.float64]:
     """Each vertex's share (n,) of the predicted squared error, with exact stores of copies counted as such.
 
-    Shares of what is followed can be negative: they are covariances with the error of all that is followed.
+    Shares of the sums of a residual stream can be negative: they are covariances with the whole stream's error.
 
     Raises:
         UsageError: a format that was not scored, or a plan for another graph.
@@ -313,9 +340,8 @@ def contributions(found: Sensitivity, plan: Plan) -> NDArray[np.float64]:
         if admissible[entry.vertex]:
             row = sum(1 << n for n, u in enumerate(entry.operands) if bits[u] <= bits[entry.vertex])
             total[entry.vertex] = entry.scores[row, column[fmt]]
-    if found.followed is not None:
-        for vertex, share in squared_errors(found.followed, plan).items():
-            total[vertex] += share
+    for stream in found.streams:
+        total[[v for v, *_ in stream.sums]] += squared_errors(stream, plan)
     return total
 
 

@@ -92,36 +92,19 @@ class Inherited:
 
 
 @dataclass(frozen=True)
-class Step:
-    """Entries start to stop of `Followed`, stored by `vertex`: `rule` of the entries at `picks[n]`, one per operand.
+class Stream:
+    """The dominant entries of a residual stream (`precision.streams`), of all inputs, as one row of T entries.
 
-    A rule is "" (as recorded), "add", "mul" (with `constant` as a further term or factor), "pow" (`constant` the
-    exponent), "rsqrt", or "mean", where several picks belong to one entry, `rows` says which, and `constant` is 1 / n.
+    `sums` are (vertex, operand, operand) in order, `example[t]` is the input that entry t is of. `values[u]` (T,) are
+    the entries at a sum or an operand u, `largest[u]` (T,) the largest magnitudes of their tensors, and `gradients`
+    (n_sums, K, T) the entries' adjoints at the sums.
     """
 
-    vertex: int
-    rule: str
-    start: int
-    stop: int
-    picks: tuple[NDArray[np.int64], ...] = ()
-    rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    constant: float = 0.0
-
-
-@dataclass(frozen=True)
-class Followed:
-    """The numbers that are followed through a plan (`precision.streams`), of all inputs, as one row of T entries.
-
-    Of each: the `vertex` that stores it, the `example` it is of, its recorded value, the `largest` magnitude of its
-    tensor, and its `gradients` (K, T), zero for what is only read. `steps` are in order.
-    """
-
-    vertex: NDArray[np.int64]
+    sums: tuple[tuple[int, ...], ...]
     example: NDArray[np.int64]
-    values: NDArray[np.float64]
-    largest: NDArray[np.float64]
+    values: dict[int, NDArray[np.float64]]
+    largest: dict[int, NDArray[np.float64]]
     gradients: NDArray[np.float64]
-    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
@@ -130,9 +113,9 @@ class Sensitivity:
 
     `scores[v, f]` estimates the squared output error, in the units of `norm` squared (of `kl`: KL itself, in nats), on
     the assumption that the operands of v are not rounded to f; inf where the format is not admissible. A plan's
-    predicted error is sqrt(sum_v scores[v, f_v]) with the rows of `inherited` where they apply and the entries of
-    `followed` stepped through (`sensitivity.predict`); without those it is an upper estimate, mostly.
-    `minor` has the scores of the followed vertices without the entries that are followed.
+    predicted error is sqrt(sum_v scores[v, f_v]) with the rows of `inherited` where they apply and the dominant
+    entries of `streams` followed through the plan (`sensitivity.predict`); without those it is an upper estimate,
+    mostly. `minor` has the scores of the streams' sums without their dominant entries.
     `diagonal` and `coherent` are the two estimators, mean_k sum_j g_j^2 d_j^2 (independent roundings) and
     mean_k (g . d)^2 (this very rounding): the rounding of a weight is the same in every plan and takes the second, that
     of an op depends on all before it and takes the first, unless the second is larger beyond sampling noise.
@@ -147,8 +130,8 @@ class Sensitivity:
     norm: ErrorNorm
     curvature_ratio: dict[str, float] = field(default_factory=dict)
     inherited: tuple[Inherited, ...] = ()
+    streams: tuple[Stream, ...] = ()
     minor: tuple[Inherited, ...] = ()
-    followed: Followed | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from cohomcli.precision.adjoint import record
 from cohomcli.precision.capture import Captured
 from cohomcli.precision.execute import masked_entries, run, store_value, weight_axes
+from cohomcli.precision.formats import get_format
 from cohomcli.precision.output_norm import OutputNorm, Outputs, bind
 from cohomcli.precision.spec import Admissibility
 
@@ -67,7 +68,8 @@ def _perturbed(
     def store(index: int, value: torch.Tensor) -> torch.Tensor:
         vertex = vertices[index]
         allowed = admissible is None or bool(admissible.allowed[index, admissible.formats.index(fmt)])
-        if vertex.fixed or not allowed:
+        no_channels = get_format(fmt).per_channel and (vertex.kind != "weight" or value.dim() < 2)
+        if vertex.fixed or not allowed or no_channels:
             return value
         at = recorded[index]
         delta = store_value(vertex, at, fmt, axes.get(index, 0)) - at
