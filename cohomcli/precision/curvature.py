@@ -49,7 +49,7 @@ class OpCurvature:
 
 
 def curvatures(
-    captured: Captured, inputs: Any, vertices: Sequence[int] | None = None, iterations: int = 12, seed: int = 0
+    captured: Captured, inputs: Any, vertices: Sequence[int] | None = None, iterations: int = 20, seed: int = 0
 ) -> list[OpCurvature]:
     """Curvature and conditioning of ops (default: all with a format to choose) on one input, in float64.
 
