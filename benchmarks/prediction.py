@@ -1,8 +1,8 @@
 """Predicted over measured output error of random mixed plans: how far the first-order estimate can be trusted.
 
     python -m benchmarks.prediction                                # tiny-gpt, tiny-bert, a CNN and an MLP; no network
-    python -m benchmarks.prediction --model FOLDER --plans 200     # and a language model of your own
-    python -m benchmarks.prediction --only mlp --json
+    python -m benchmarks.prediction --model FOLDER                 # and a language model of your own
+    python -m benchmarks.prediction --only mlp --plans 50 --json
 
 A plan draws the shares of fp32, bf16 and fp16 from a flat Dirichlet distribution, then every vertex's format among its
 admissible ones by these shares. Both errors are relative L2 over a set of inputs: once over the calibration inputs,
@@ -256,7 +256,8 @@ def main() -> None:
     """Print two lines per model: on the calibration inputs, where the bar is, and on the held-out ones."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", action="append", default=[], metavar="REF", help="a model folder or name, added")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="tiny-gpt, tiny-bert, cnn, mlp")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="tiny-gpt, tiny-bert, cnn or mlp")
+    parser.add_argument("--alone", action="store_true", help="only what --model names")
     parser.add_argument("--plans", type=int, default=200)
     parser.add_argument("--inputs", type=int, default=8, help="calibration inputs, and as many held-out ones")
     parser.add_argument("--length", type=int, default=32, help="tokens per text")
@@ -270,7 +271,7 @@ def main() -> None:
         "cnn": lambda: classifier("cnn", resnet, (3, 16, 16), asked.inputs),
         "mlp": lambda: classifier("mlp", perceptron, (64,), asked.inputs),
     }
-    names = asked.only or ([] if asked.model else list(subjects))
+    names = asked.only or ([] if asked.alone else list(subjects))
     if unknown := [name for name in names if name not in subjects]:
         parser.error(f"unknown name {unknown[0]!r}: one of {', '.join(subjects)}")
     wanted = [subjects[name] for name in names]

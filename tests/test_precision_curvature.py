@@ -100,7 +100,7 @@ def test_elementwise_ops_have_their_largest_second_derivative(
 ) -> None:
     found = zoo[1][name]
     wanted = float(second_derivative(ELEMENTWISE[name], point[0]).abs().max())
-    assert found.measured == pytest.approx(wanted, rel=1e-4)
+    assert wanted * (1 - 1e-3) <= found.measured <= wanted * (1 + 1e-4)
     assert found.bound is not None
     assert found.bound >= wanted * (1 - 1e-6)
     if name in ATTAINED:

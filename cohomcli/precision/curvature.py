@@ -22,7 +22,7 @@ from cohomcli.precision.program import Slot, map_leaves
 from cohomcli.precision.spec import Vertex
 
 N_PROBES = 8  # of the conditioning
-CONVERGED = 1e-6  # relative gain of a step of the power method
+CONVERGED = 1e-9  # relative gain of a step of the power method
 N_STARTS = 4  # of the power method, for ops with at most SMALL numbers to vary; large ones have one
 SMALL = 1024
 
@@ -153,16 +153,17 @@ class _Local:
         return self.sweep.evaluate(self.vertex, replaced).double()
 
     def curvature(self, iterations: int, generator: torch.Generator) -> float:
-        """The largest |D^2 f[h, h]| that the power method finds from equal entries and from random ones.
+        """The largest |D^2 f[h, h]| that the power method finds from almost equal entries and from random ones.
 
-        From equal entries an elementwise op's largest |f''| wins; many ops do not feel a constant added to all entries.
+        From equal entries an elementwise op's largest |f''| wins (exact ties would not be broken); many ops do not feel
+        a constant added to all entries.
         """
-        equal = [torch.ones_like(p) for p in self.points]
         n_drawn = N_STARTS if sum(p.numel() for p in self.points) <= SMALL else 1
         drawn = [
-            [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in self.points] for _ in range(n_drawn)
+            [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in self.points] for _ in range(1 + n_drawn)
         ]
-        return max((self._ascend(start, iterations) for start in (equal, *drawn)), key=lambda x: (x != x, x))
+        starts = [[1.0 + 1e-3 * noise for noise in drawn[0]], *drawn[1:]]
+        return max((self._ascend(start, iterations) for start in starts), key=lambda x: (x != x, x))
 
     def _ascend(self, start: Sequence[torch.Tensor], iterations: int) -> float:
         """A shifted power method (Kolda and Mayo 2011) on the quartic form |D^2 f[h, h]|^2 over unit h.

@@ -27,7 +27,7 @@ from cohomcli.precision.spec import Admissibility, ComputationGraph, ErrorNorm, 
 
 # How much of epsilon the worst calibration input may use. The largest entry of unseen outputs and a divergence vary
 # more from input to input than a relative L2 norm does.
-MARGIN: dict[ErrorNorm, float] = {"rel-l2": 0.9, "max-abs": 0.75, "kl": 0.7}
+MARGIN: dict[ErrorNorm, float] = {"rel-l2": 0.65, "max-abs": 0.5, "kl": 0.5}
 WASTE = 0.8  # a good plan whose worst input errs by less than this share of the goal is worth another round
 WORTH = 0.01  # a further round should be able to save this share of the cost
 LARGEST_STEP = 16.0  # per round, in error
@@ -84,7 +84,7 @@ def closed_loop(setting: Setting, options: PrecisionOptions, progress: Callable[
         UsageError: the wishes leave an op without a format.
     """
     goal = options.epsilon * MARGIN[options.norm]
-    target = options.epsilon
+    target = goal
     tries: list[_Try] = []
     for number in range(options.max_rounds):
         problem = problem_for(setting, options, target)
