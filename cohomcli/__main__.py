@@ -14,6 +14,14 @@ from cohomcli.names import printable
 HIDDEN_TRACE = "run again with -v for the traceback"
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT arrived.
+
+    Not KeyboardInterrupt itself: when that one passes through `exec` of a string, as it does while a library defines
+    a dataclass or named tuple, `python -m` remembers it and ends the process by SIGINT although it was handled.
+    """
+
+
 class Terminated(BaseException):
     """SIGTERM arrived; like KeyboardInterrupt it is no Exception, so that no handler of ours swallows it."""
 
@@ -21,7 +29,10 @@ class Terminated(BaseException):
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code (0, 1, 2, 3, 4, 70, 130, 143; see errors.py and CRAFT)."""
     arguments = sys.argv[1:] if argv is None else argv
-    previous = signal.signal(signal.SIGTERM, _raise_terminated)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if previous[signal.SIGINT] == signal.default_int_handler:  # a background job that ignores Ctrl-C goes on ignoring it
+        signal.signal(signal.SIGINT, _raise_interrupted)
+    signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         return _run(arguments)
     except errors.CohomError as error:
@@ -42,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         summary = " ".join(str(error).split())[:300]
         return _fail(f"internal error: {type(error).__name__}: {summary} ({HIDDEN_TRACE})", errors.EXIT_BUG)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _run(arguments: list[str]) -> int:
@@ -66,6 +78,10 @@ def _fail(message: str, code: int, hint: str = "") -> int:
     shown = printable(" ".join(message.split()))
     print(f"cohom: error: {shown}" + (f"; {hint}" if hint else ""), file=sys.stderr)  # noqa: T201
     return code
+
+
+def _raise_interrupted(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted
 
 
 def _raise_terminated(signum: int, frame: FrameType | None) -> None:

@@ -234,6 +234,24 @@ def test_an_interrupted_run_is_marked_and_resumes_to_the_same_results(tmp_path: 
     assert (tmp_path / "latest" / "results.json").read_bytes() == resumed
 
 
+def test_an_interrupt_inside_exec_still_ends_with_130(tmp_path: Path) -> None:
+    # CPython remembers a KeyboardInterrupt that passed through exec of a string, and dies by SIGINT at the end.
+    (tmp_path / "probe.py").write_text(
+        "import os, signal, sys, time\n"
+        "from cohomcli import __main__ as entry\n"
+        "def interrupted(arguments):\n"
+        "    exec('os.kill(os.getpid(), signal.SIGINT); time.sleep(5)')\n"
+        "entry._run = interrupted\n"
+        "sys.exit(entry.main(['run']))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "probe"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "cohom: error: interrupted\n")
+
+
 def test_dry_run_says_what_would_be_done_and_writes_nothing(capsys, tmp_path: Path) -> None:
     code, out, _ = _run(capsys, "run", "--dry-run", "--json", "--output-dir", str(tmp_path / "out"))
     assert code == 0
