@@ -75,6 +75,8 @@ def _bars() -> Iterator[Progress]:
             if step not in tasks:
                 tasks[step] = bars.add_task(escape(step), total=total)
             bars.update(tasks[step], completed=done, total=total)
+            if done >= total:  # the next model's step of this name gets a bar and a clock of its own
+                bars.stop_task(tasks.pop(step))
 
         yield report
 
@@ -87,8 +89,11 @@ class _Lines:
 
     def __call__(self, step: str, done: int, total: int) -> None:
         begun = self.started.setdefault(step, time.monotonic())
+        if done < total:
+            return
+        del self.started[step]  # the next model's step of this name has a clock of its own
         seconds = time.monotonic() - begun
-        if done >= total and seconds >= QUIET_STEP_SECONDS:
+        if seconds >= QUIET_STEP_SECONDS:
             print(f"cohom: {step}: {total} done in {seconds:.1f} s", file=sys.stderr)  # noqa: T201
 
 
