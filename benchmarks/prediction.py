@@ -3,21 +3,26 @@
     python -m benchmarks.prediction                                # tiny-gpt, tiny-bert, a CNN and an MLP; no network
     python -m benchmarks.prediction --model FOLDER                 # and a language model of your own
     python -m benchmarks.prediction --only mlp --plans 50 --json
+    python -m benchmarks.prediction --alone --model FOLDER --measured CACHE    # goes on where it was interrupted
 
 A plan draws the shares of fp32, bf16 and fp16 from a flat Dirichlet distribution, then every vertex's format among its
-admissible ones by these shares. Both errors are relative L2 over a set of inputs: once over the calibration inputs,
-where the sensitivities were taken, and once over as many held-out ones. The bar is that at least 95% of the ratios on
-the calibration inputs lie within [0.8, 1.25].
+admissible ones by these shares. Both errors are relative L2 over a set of inputs: over the calibration inputs, where
+the sensitivities were taken, and for the first `--heldout` plans over as many held-out ones too. The bar is that at
+least 95% of the ratios on the calibration inputs lie within [0.8, 1.25].
 
-The prediction is a root mean square over how the roundings may fall; the measured error is one fall of them. On a
-single short text a few numbers can dominate it (a massive activation, its norm), so that even a prediction without any
-error would often be off by more than a quarter: give enough `--inputs` for the roundings to average. Language models
-read passages of the built-in plays, evenly spaced; the CNN and the MLP are trained for seconds on synthetic classes.
+The prediction is a mean over how most of the roundings may fall; the measured error is one fall of them. On a single
+short text a few numbers can dominate it (a massive activation, its norm), so that even a prediction without any error
+would often be off by more than a quarter: give enough `--inputs` for the roundings to average. Language models read
+passages of the built-in plays, evenly spaced; the CNN and the MLP are trained for seconds on synthetic classes.
+
+Two more figures: even / odd of the antithetic test under uniform formats (`precision.validity`, one input), and with
+`--single N` Spearman's correlation of predicted and measured error over N plans that store one op in bf16.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -25,6 +30,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,12 +43,13 @@ from cohomcli.models.load import load
 from cohomcli.models.resolve import resolve
 from cohomcli.models.spec import LoadOptions
 from cohomcli.precision.capture import Captured, Example, capture
-from cohomcli.precision.execute import Emulator
+from cohomcli.precision.execute import Emulator, uniform
 from cohomcli.precision.inputs import TextOptions, text_inputs
-from cohomcli.precision.output_norm import bind
+from cohomcli.precision.output_norm import OutputNorm, bind
 from cohomcli.precision.ranges import admissibility, ranges
 from cohomcli.precision.sensitivity import SensitivityOptions, predict, sensitivity
 from cohomcli.precision.spec import Admissibility, ComputationGraph, Plan
+from cohomcli.precision.validity import curvature_ratios
 
 FORMATS = ("fp32", "bf16", "fp16")
 BAND = (0.8, 1.25)
@@ -70,8 +77,20 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What to run: plans on the calibration inputs, the first `n_heldout` on the others too, and single-op plans."""
+
+    n_plans: int
+    n_heldout: int
+    n_single: int
+    n_probes: int
+    seed: int
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """One model's line. Seconds are of the wall: all sensitivities, one prediction, one emulated input."""
+    """One model's lines; `even_odd` by format. Seconds are of this process's CPU."""
 
     model: str
     n_ops: int
@@ -79,11 +98,12 @@ class Outcome:
     n_probes: int
     n_plans: int
     calibration: Spread
-    heldout: Spread
+    heldout: Spread | None
     errors: tuple[float, float]
+    even_odd: dict[str, float]
+    spearman: float | None
     seconds_scoring: float
-    seconds_per_prediction: float
-    seconds_per_run: float
+    seconds_measuring: float
 
 
 # --- subjects ---------------------------------------------------------------------------------------------------------
@@ -144,6 +164,12 @@ def perceptron() -> nn.Module:
 
 
 def classifier(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], n_inputs: int) -> Subject:
+    """A trained classifier with as many calibration as held-out inputs."""
+    model, calls = trained(build, shape, 2 * n_inputs)
+    return Subject(name, capture(model, calls[0]), calls[:n_inputs], calls[n_inputs:])
+
+
+def trained(build: Callable[[], nn.Module], shape: tuple[int, ...], n_inputs: int) -> tuple[nn.Module, list[Example]]:
     """A network trained for 150 steps to tell ten random templates apart in noise; an input is eight samples."""
     torch.manual_seed(0)
     model, templates = build(), torch.randn(10, *shape)
@@ -159,8 +185,7 @@ def classifier(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...]
         nn.functional.cross_entropy(model(x), labels).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     model = model.eval().requires_grad_(False)
-    calls = [Example((samples(8)[0],)) for _ in range(2 * n_inputs)]
-    return Subject(name, capture(model, calls[0]), calls[:n_inputs], calls[n_inputs:])
+    return model, [Example((samples(8)[0],)) for _ in range(n_inputs)]
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -184,48 +209,97 @@ def spread(ratios: NDArray[np.float64]) -> Spread:
     return Spread(inside, tuple(float(q) for q in quantiles), int((~finite).sum()))
 
 
-def examine(subject: Subject, n_plans: int, n_probes: int, seed: int) -> Outcome:
-    """Predict and measure `n_plans` random plans."""
+class Measured:
+    """Measured errors of plans on one set of inputs, kept in `folder` from run to run under everything they depend on.
+
+    That is the plan, and of model and inputs the program and its float64 outputs, whose digest names the file.
+    """
+
+    def __init__(self, subject: Subject, inputs: Sequence[Example], emulate: Emulator, folder: Path | None) -> None:
+        self.inputs, self.emulate = inputs, emulate
+        self.norm: OutputNorm = bind(subject.captured, inputs, "rel-l2")
+        self.path = None if folder is None else folder / f"{subject.name}-{self._digest(subject)}.json"
+        self.errors: dict[str, float] = {}
+        if self.path is not None and self.path.exists():
+            self.errors = json.loads(self.path.read_text(encoding="utf-8"))
+
+    def _digest(self, subject: Subject) -> str:
+        digest = hashlib.sha256(" ".join(i.op for i in subject.captured.program.instructions).encode())
+        for row in self.norm.references:
+            for reference in row:
+                digest.update(reference.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def error(self, plan: Plan) -> float:
+        """The plan's error, measured now if it has never been."""
+        key = hashlib.sha256(" ".join(plan.formats).encode()).hexdigest()
+        if key not in self.errors:
+            self.errors[key] = self.norm.error(self.emulate.outputs(plan, self.inputs))
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.path.write_text(json.dumps(self.errors), encoding="utf-8")
+        return self.errors[key]
+
+
+def examine(subject: Subject, wanted: Wanted) -> Outcome:
+    """Predict and measure random plans, and single-op ones where they are asked for."""
     captured, graph = subject.captured, subject.captured.graph
     admissible = admissibility(graph, ranges(captured, subject.calibration), FORMATS)
-    started = time.perf_counter()
-    found = sensitivity(captured, subject.calibration, SensitivityOptions(FORMATS, n_probes=n_probes), admissible)
-    scoring = time.perf_counter() - started
-    rng = np.random.default_rng(seed)
-    plans = [random_plan(graph, admissible, rng) for _ in range(n_plans)]
-    started = time.perf_counter()
+    started = time.process_time()
+    options = SensitivityOptions(FORMATS, n_probes=wanted.n_probes)
+    found = sensitivity(captured, subject.calibration, options, admissible)
+    scored = time.process_time()
+    rng = np.random.default_rng(wanted.seed)
+    plans = [random_plan(graph, admissible, rng) for _ in range(wanted.n_plans)]
+    single = single_plans(captured, admissible, wanted.n_single)
     predicted = np.array([predict(found, plan) for plan in plans])
-    predicting = time.perf_counter() - started
-    started = time.perf_counter()
-    errors = _errors(subject, plans)
-    running = time.perf_counter() - started
+    emulate = Emulator(captured)
+    calibration = Measured(subject, subject.calibration, emulate, wanted.folder)
+    errors = _errors(subject.name, calibration, plans)
+    heldout = None
+    if wanted.n_heldout:
+        unseen = Measured(subject, subject.heldout, emulate, wanted.folder)
+        heldout = spread(predicted[: wanted.n_heldout] / _errors(subject.name, unseen, plans[: wanted.n_heldout]))
     return Outcome(
         model=subject.name,
         n_ops=sum(v.kind == "op" for v in graph.vertices),
         n_inputs=len(subject.calibration),
-        n_probes=n_probes,
-        n_plans=n_plans,
-        calibration=spread(predicted / errors[:, 0]),
-        heldout=spread(predicted / errors[:, 1]),
-        errors=(float(errors[:, 0].min()), float(errors[:, 0].max())),
-        seconds_scoring=scoring,
-        seconds_per_prediction=predicting / n_plans,
-        seconds_per_run=running / (n_plans * (len(subject.calibration) + len(subject.heldout))),
+        n_probes=wanted.n_probes,
+        n_plans=wanted.n_plans,
+        calibration=spread(predicted / errors),
+        heldout=heldout,
+        errors=(float(errors.min()), float(errors.max())),
+        even_odd=curvature_ratios(captured, subject.calibration[:1], FORMATS[1:], admissible),
+        spearman=_spearman([predict(found, p) for p in single], _errors(subject.name, calibration, single)),
+        seconds_scoring=scored - started,
+        seconds_measuring=time.process_time() - scored,
     )
 
 
-def _errors(subject: Subject, plans: Sequence[Plan]) -> NDArray[np.float64]:
-    """(n_plans, 2): measured on the calibration and on the held-out inputs."""
-    emulate = Emulator(subject.captured)
-    sets = [(inputs, bind(subject.captured, inputs, "rel-l2")) for inputs in (subject.calibration, subject.heldout)]
-    rows = []
+def single_plans(captured: Captured, admissible: Admissibility, count: int) -> list[Plan]:
+    """`count` plans, evenly spaced through the ops, with one op in bf16 and everything else in fp32."""
+    ops = [v.index for v in captured.graph.vertices if v.kind == "op" and admissible.allowed[v.index, 1]]
+    chosen = [ops[(2 * n + 1) * len(ops) // (2 * count)] for n in range(min(count, len(ops)))]
+    fp32 = uniform(captured, "fp32").formats
+    return [Plan(tuple("bf16" if v == op else fmt for v, fmt in enumerate(fp32))) for op in chosen]
+
+
+def _spearman(predicted: Sequence[float], measured: NDArray[np.float64]) -> float | None:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(predicted, measured).statistic) if len(predicted) > 2 else None
+
+
+def _errors(name: str, measured: Measured, plans: Sequence[Plan]) -> NDArray[np.float64]:
+    """The measured errors (n_plans,), with a line of progress on a terminal."""
+    found = []
     for n, plan in enumerate(plans):
-        rows.append([norm.error([emulate(plan, x).outputs for x in inputs]) for inputs, norm in sets])
+        found.append(measured.error(plan))
         if sys.stderr.isatty():
-            print(f"\r{subject.name}: {n + 1} of {len(plans)} plans", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
+            print(f"\r{name}: {n + 1} of {len(plans)} plans", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty() and plans:
         print(file=sys.stderr)
-    return np.array(rows)
+    return np.array(found)
 
 
 # --- command ----------------------------------------------------------------------------------------------------------
@@ -242,23 +316,28 @@ def _row(outcome: Outcome, inputs: str, found: Spread) -> str:
 
 def _report(outcome: Outcome) -> None:
     print(_row(outcome, "calibration", outcome.calibration))
-    print(_row(outcome, "held out", outcome.heldout))
+    if outcome.heldout is not None:
+        print(_row(outcome, "held out", outcome.heldout))
+    even_odd = ", ".join(f"{fmt} {ratio:.2%}" for fmt, ratio in outcome.even_odd.items())
+    rank = "" if outcome.spearman is None else f"; Spearman of single ops {outcome.spearman:.3f}"
     print(
-        f"{'':20s} {outcome.n_plans} plans on {outcome.n_inputs} + {outcome.n_inputs} inputs, errors from "
-        f"{outcome.errors[0]:.1e} to {outcome.errors[1]:.1e}; {outcome.n_probes} adjoints per input; scoring "
-        f"{outcome.seconds_scoring:.1f} s, a prediction {1e3 * outcome.seconds_per_prediction:.1f} ms, an emulated "
-        f"input {1e3 * outcome.seconds_per_run:.0f} ms",
+        f"{'':20s} {outcome.n_plans} plans on {outcome.n_inputs} inputs, errors from {outcome.errors[0]:.1e} to "
+        f"{outcome.errors[1]:.1e}; {outcome.n_probes} adjoints per input; even / odd {even_odd}{rank}; scoring "
+        f"{outcome.seconds_scoring:.1f} s, measuring {outcome.seconds_measuring:.0f} s of CPU",
         flush=True,
     )
 
 
 def main() -> None:
-    """Print two lines per model: on the calibration inputs, where the bar is, and on the held-out ones."""
+    """Print lines per model: on the calibration inputs, where the bar is, and on the held-out ones."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", action="append", default=[], metavar="REF", help="a model folder or name, added")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="tiny-gpt, tiny-bert, cnn or mlp")
     parser.add_argument("--alone", action="store_true", help="only what --model names")
     parser.add_argument("--plans", type=int, default=200)
+    parser.add_argument("--heldout", type=int, default=50, help="so many plans are run on held-out inputs too")
+    parser.add_argument("--single", type=int, default=0, help="plans with one op in bf16")
+    parser.add_argument("--measured", type=Path, metavar="FOLDER", help="keep measured errors there, and reuse them")
     parser.add_argument("--inputs", type=int, default=8, help="calibration inputs, and as many held-out ones")
     parser.add_argument("--length", type=int, default=32, help="tokens per text")
     parser.add_argument("--probes", type=int, default=16, help="adjoints per input")
@@ -282,8 +361,9 @@ def main() -> None:
         )
         print(f"{'95%':>7s} {'max':>7s}")
     outcomes = []
+    asked_for = Wanted(asked.plans, asked.heldout, asked.single, asked.probes, asked.seed, asked.measured)
     for make in wanted:
-        outcomes.append(examine(make(), asked.plans, asked.probes, asked.seed))
+        outcomes.append(examine(make(), asked_for))
         if not asked.json:
             _report(outcomes[-1])
     if asked.json:

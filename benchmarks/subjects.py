@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 from cohomcli.precision.capture import Example
 
 LAYERS, HEADS, VOCABULARY = 4, 4, 1024
+SURVEYED = 12
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,14 @@ class Size:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with calibration and held-out calls; `outputs` names what counts, None for all."""
+    """A model with calibration, further calibration and held-out calls; `outputs` names what counts, None for all."""
 
     name: str
     model: nn.Module
     calibration: list[Example]
     heldout: list[Example]
     outputs: tuple[str, ...] | None = None
+    surveyed: Sequence[Example] = ()
 
 
 def _decoder(size: Size, **extra: Any) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def configurations(size: Size) -> dict[str, tuple[str, str, dict[str, Any]]]:
 
 
 def random_subject(name: str, size: Size = Size(), seed: int = 0) -> Subject:
-    """One of the ten architectures with four calibration and four held-out inputs."""
+    """One of the ten architectures with four calibration, four held-out and SURVEYED further calibration inputs."""
     import transformers
 
     seed += zlib.crc32(name.encode()) % 1000  # no two architectures with the same numbers
@@ -107,8 +110,8 @@ def random_subject(name: str, size: Size = Size(), seed: int = 0) -> Subject:
                 if key.endswith("Attention.q.weight"):
                     value.mul_((HEADS / size.width) ** 0.5)
     generator = torch.Generator().manual_seed(seed + 1)
-    calls = [_random_call(name, size, generator) for _ in range(8)]
-    return Subject(name, model, calls[:4], calls[4:], ("logits",))
+    calls = [_random_call(name, size, generator) for _ in range(8 + SURVEYED)]
+    return Subject(name, model, calls[:4], calls[4:8], ("logits",), calls[8:])
 
 
 def _uneven(model: nn.Module, seed: int) -> None:
@@ -143,7 +146,7 @@ def _random_call(name: str, size: Size, generator: torch.Generator) -> Example:
 
 
 def trained_subject(reference: str, tokens: int) -> Subject:
-    """A model as `--model` takes it, on passages of the built-in corpus: 4 calibration, 4 held-out."""
+    """A model as `--model` takes it, on passages of the built-in corpus: 4 calibration, SURVEYED more, 4 held-out."""
     from cohomcli import assets
     from cohomcli.models.load import load
     from cohomcli.models.resolve import resolve
@@ -157,5 +160,6 @@ def trained_subject(reference: str, tokens: int) -> Subject:
         for split in ("calibration", "heldout")
     ]
     long = [[t for t in passages if len(t) > 300] for passages in texts]
-    calls = text_inputs(loaded.model, loaded.tokenizer, [*long[0][:4], *long[1][:4]], TextOptions(length=tokens))
-    return Subject(loaded.info.name, loaded.model, calls[:4], calls[4:])
+    chosen = [*long[0][:4], *long[1][:4], *long[0][4 : 4 + SURVEYED]]
+    calls = text_inputs(loaded.model, loaded.tokenizer, chosen, TextOptions(length=tokens))
+    return Subject(loaded.info.name, loaded.model, calls[:4], calls[4:8], surveyed=calls[8:])

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code (0, 1, 2, 3, 4, 70, 130, 143; see errors.py and CRAFT)."""
     arguments = sys.argv[1:] if argv is None else argv
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if previous[signal.SIGINT] == signal.default_int_handler:  # a background job that ignores Ctrl-C goes on ignoring it
+    if previous[signal.SIGINT] == signal.default_int_handler:  # background jobs go on ignoring Ctrl-C
         signal.signal(signal.SIGINT, _raise_interrupted)
     signal.signal(signal.SIGTERM, _raise_terminated)
     try:

@@ -21,11 +21,14 @@ _LISTS = (
     "datasets",
     "activations.layers",
     "activations.sites",
+    "compare.revisions",
     "precision.formats",
     "precision.keep",
     "precision.inputs",
     "precision.heldout_inputs",
     "precision.outputs",
+    "pruning.evaluate",
+    "topology.similarity",
 )
 
 
@@ -66,7 +69,13 @@ class ActivationConfig(_Section):
     )
     max_length: int = Field(128, ge=2, description="tokens kept of a text")
     token_budget: int = Field(0, ge=0, description="tokens per batch; 0 chooses from the memory forecast")
+    stream: Literal["auto", "always", "never"] = Field(
+        "auto", description="keep activations on disk, memory-mapped; auto: when they would take half of the memory"
+    )
     cache: bool = Field(True, description="reuse activations of an equal model, texts and options")
+    store: Literal["auto", "always", "never"] = Field(
+        "auto", description="keep pooled activations in the run folder for later comparisons; auto: up to 256 MiB"
+    )
 
 
 class MetricsConfig(_Section):
@@ -83,7 +92,32 @@ class TopologyConfig(_Section):
     maxdim: int = Field(1, ge=0, le=2, description="highest homology dimension")
     metric: str = Field("euclidean", description="euclidean, cosine, cityblock, chebyshev or correlation")
     engine: str = Field("auto", description="auto, redzed or ripser")
+    threshold: float | None = Field(None, ge=0, description="length at which the filtration ends; none completes it")
+    threshold_unit: Literal["distance", "scale"] = Field(
+        "distance", description="unit of threshold: of the metric, or the layer's mean pairwise distance"
+    )
+    landmarks: int = Field(0, ge=0, description="analyse so many maxmin landmarks, with a guaranteed error; 0: all")
+    representatives: int = Field(0, ge=0, description="longest H1 bars of a layer whose texts are named")
+    time_limit: float = Field(3600.0, ge=0, description="CPU seconds the forecast may have; 0 lifts the limit")
     compat: Literal["todacomm"] | None = Field(None, description="also report the figures as todacomm defines them")
+    geometry: bool = Field(True, description="intrinsic dimension, hubness and anisotropy of every layer")
+    similarity: list[str] = Field([], description="measures between layers: cka, svcca, rtd, rtd-lite, nts-e, ...")
+    track_neighbours: int = Field(5, ge=0, description="neighbours in the graphs tracked over the layers; 0: none")
+    attention_texts: int = Field(0, ge=0, description="texts whose attention graphs are analysed, per head; 0: none")
+
+
+class EvidenceConfig(_Section):
+    """What says whether a layer's shape is more than chance."""
+
+    null_model: Literal["rotation", "gaussian", "column", "none"] = Field(
+        "rotation", description="structureless clouds to test against: rotation (exact), gaussian, column, or none"
+    )
+    replicates: int = Field(199, ge=1, description="clouds of the null model per layer")
+    bands: bool = Field(True, description="95% confidence limits of figures and Betti curves, by subsampling")
+    subsamples: int = Field(100, ge=4, description="subsamples in halves behind the confidence limits")
+    max_points: int = Field(
+        500, ge=1, description="larger clouds are tested on a sample of so many points, and get no confidence limits"
+    )
 
 
 class PrecisionConfig(_Section):
@@ -106,15 +140,83 @@ class PrecisionConfig(_Section):
     outputs: list[str] = Field([], description="outputs that count, for example logits; none names them all")
     calibration: int = Field(4, ge=1, description="inputs a plan is made on")
     heldout: int = Field(4, ge=1, description="further inputs its error is measured on")
-    survey: int = Field(12, ge=0, description="further calibration texts that only show which magnitudes occur")
+    survey: int = Field(12, ge=0, description="further calibration inputs that unseen ones are judged by")
     length: int = Field(32, ge=1, description="tokens per text")
     batch: int = Field(1, ge=1, description="texts per input")
     probes: int = Field(16, ge=1, description="random adjoints per input")
     rounds: int = Field(3, ge=1, description="rounds of planning and measuring at most")
-    time_limit: float = Field(15.0, gt=0, description="seconds per solve at most")
+    time_limit: float = Field(60.0, gt=0, description="seconds per solve at most, a last resort")
     pareto: int = Field(9, ge=0, description="points of the trade-off curve")
     baselines: bool = Field(True, description="measure uniform formats, half() and autocast on the same inputs")
     save_model: bool = Field(False, description="write the model with its weights in the plan's formats")
+    box: float = Field(
+        0.0, ge=0, description="bound the plan's error for all inputs this close to the first; 0: do not"
+    )
+    refute: bool = Field(False, description="prove, where it can be, that uniform formats cannot keep epsilon")
+
+
+class CompareConfig(_Section):
+    """What `cohom compare` compares, and how."""
+
+    baseline: str | None = Field(None, description="run folder or model that drift is measured from; else the first")
+    checkpoints: str | None = Field(None, description="folder of checkpoints, or a hub model whose revisions are named")
+    revisions: list[str] = Field([], description="revisions of that hub model, in order of training")
+    measure: str = Field("auto", description="auto, a bounded measure such as cka-debiased or nts-e, or diagrams")
+
+
+class TrainingConfig(_Section):
+    """How `cohom train` trains; a step is one update of the weights."""
+
+    architecture: dict[str, Any] | None = Field(
+        None, description="a new model instead of --model: model_type and its configuration, e.g. {model_type: gpt2}"
+    )
+    texts: int = Field(0, ge=0, description="texts to train on; 0: all of the data set")
+    eval_split: str | None = Field(None, description="split to evaluate on; else texts kept apart by their hash")
+    eval_fraction: float = Field(0.0625, gt=0, lt=1, description="share of texts kept apart where there is no split")
+    eval_texts: int = Field(256, ge=1, description="texts of the evaluation at most")
+    objective: Literal["auto", "causal", "masked"] = Field("auto", description="auto: what the model's head is for")
+    exact_weight: float = Field(0.0, ge=0, description="weight of the exact-sequence loss; 0 is exactly off")
+    spectral_weight: float = Field(0.0, ge=0, description="weight of the spectral-sequence loss; 0 is exactly off")
+    max_steps: int = Field(1000, ge=1, description="updates of the weights")
+    epochs: float | None = Field(None, gt=0, description="passes over the data, instead of max_steps")
+    batch_size: int = Field(8, ge=1, description="sequences per process and micro-batch")
+    accumulation: int = Field(1, ge=1, description="micro-batches per update")
+    block_size: int = Field(128, ge=2, description="tokens per sequence")
+    mask_rate: float = Field(0.15, gt=0, lt=1, description="share of tokens a masked model is asked for")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.1, ge=0, description="decay of matrices; biases and norms do not decay")
+    max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0: never")
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = Field("cosine", description="after the warm-up")
+    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up")
+    min_lr_ratio: float = Field(0.05, ge=0, le=1, description="last learning rate over the peak")
+    mixed_precision: Literal["no", "bf16", "fp16"] = Field("no", description="autocast of accelerate")
+    gradient_checkpointing: bool = Field(False, description="recompute activations instead of keeping them")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights, which are then kept; 0: off")
+    log_every: int = Field(10, ge=1, description="steps between lines of the log")
+    eval_every: int = Field(100, ge=1, description="steps between evaluations")
+    save_every: int = Field(100, ge=0, description="steps between checkpoints; 0: only the last")
+    keep: int = Field(2, ge=1, description="checkpoints kept")
+    patience: int = Field(0, ge=0, description="evaluations without a better loss that end the run; 0: never")
+    max_time: float | None = Field(None, gt=0, description="seconds after which the run ends with a checkpoint")
+    track_topology: int = Field(0, ge=0, description="steps between measures of the layers' topology; 0: never")
+    samples: int = Field(3, ge=0, description="texts a causal model goes on with at the end")
+    tensorboard: bool = Field(False, description="also write TensorBoard events (needs the tensorboard package)")
+
+
+class PruningConfig(_Section):
+    """What `cohom prune` removes, and how."""
+
+    method: str = Field("chain", description="chain, admm, sparsegpt, wanda, magnitude or random")
+    pattern: str = Field("0.5", description="0.5 of every row, layer:0.5, 2:4, or mlp:0.25 of the MLP's channels")
+    shrink: Literal["auto"] | float = Field(
+        "auto", description="lambda: how little the Gram's correlations are trusted"
+    )
+    calibration: str | None = Field(None, description="data set to calibrate on; else the first of datasets")
+    calibration_tokens: int = Field(8192, ge=2, description="tokens of calibration text")
+    evaluate: list[str] = Field([], description="further data sets to measure on, out of domain")
+    evaluation_tokens: int = Field(8192, ge=2, description="tokens of every evaluation")
+    block_size: int = Field(128, ge=2, description="tokens per sequence")
+    verify: bool = Field(False, description="load the result in a fresh process and compare logits")
 
 
 class ComputeConfig(_Section):
@@ -123,6 +225,12 @@ class ComputeConfig(_Section):
     device: str = Field("cpu", description="cpu, cuda, cuda:N or mps")
     threads: int = Field(0, ge=0, description="CPU threads; 0 uses the cores this process may use")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of every draw")
+    memory: float = Field(0.0, ge=0, description="GiB that the topology may use; 0: what is free")
+    backend: Literal["auto", "threading", "loky", "dask", "ray"] = Field(
+        "auto", description="where layers are analysed: auto chooses on this machine; dask and ray are clusters"
+    )
+    scheduler: str | None = Field(None, description="address of a Dask scheduler, such as tcp://host:8786")
+    address: str | None = Field(None, description="address of a Ray cluster; none starts Ray on this machine")
 
 
 class OutputConfig(_Section):
@@ -132,6 +240,10 @@ class OutputConfig(_Section):
     name: str | None = Field(None, description="name inside the run folder's name, instead of command and model")
     plots: bool = Field(True, description="draw plots")
     html: bool = Field(True, description="write report.html")
+    junit: str | None = Field(None, description="file for gates and analyses as JUnit XML")
+    sarif: str | None = Field(None, description="file for tripped gates as SARIF 2.1.0")
+    markdown: str | None = Field(None, description="file for gates, figures and drift as GitHub-flavoured markdown")
+    github_summary: bool = Field(False, description="append that markdown to the file named by GITHUB_STEP_SUMMARY")
 
 
 class Config(_Section):
@@ -146,7 +258,11 @@ class Config(_Section):
     activations: ActivationConfig = ActivationConfig()
     metrics: MetricsConfig = MetricsConfig()
     topology: TopologyConfig = TopologyConfig()
+    evidence: EvidenceConfig = EvidenceConfig()
     precision: PrecisionConfig = PrecisionConfig()
+    compare: CompareConfig = CompareConfig()
+    training: TrainingConfig = TrainingConfig()
+    pruning: PruningConfig = PruningConfig()
     compute: ComputeConfig = ComputeConfig()
     output: OutputConfig = OutputConfig()
     fail_on: list[str] = Field([], description="gates: conditions on results.json that end the command with exit 1")

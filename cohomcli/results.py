@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cohomcli.data.spec import TextSample
 from cohomcli.models.spec import LanguageMetrics, ModelInfo
 from cohomcli.precision.result import PrecisionResult, WeightsResult
+from cohomcli.topology.figures import RepresentationResult
 from cohomcli.topology.results import TopologyResult
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cohomcli.pruning.results import PruningResult
+    from cohomcli.training.results import TrainingResult
 
 SCHEMA = "cohom.results/1"
 
@@ -30,6 +38,7 @@ class Entry:
 
     `precision` stands alone or beside `topology`; it needs no texts: without them `dataset` is "" and `sample` None.
     `precision_reason` says why a plan that was asked for could not be made.
+    `activations` holds the pooled activations by layer until they are written; `activations_sha256` is that file's.
     """
 
     model: str
@@ -42,11 +51,16 @@ class Entry:
     metrics: LanguageMetrics | None = None
     metrics_reason: str = ""
     topology: TopologyResult | None = None
+    representation: RepresentationResult | None = None
     claims: tuple[Claim, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     error: str = ""
     precision: PrecisionResult | WeightsResult | None = None
     precision_reason: str = ""
+    training: TrainingResult | None = None
+    pruning: PruningResult | None = None
+    activations: Mapping[str, NDArray[Any]] | None = field(default=None, compare=False, repr=False)
+    activations_sha256: str = ""
 
     @property
     def status(self) -> Literal["ok", "failed"]:

@@ -73,6 +73,45 @@ def test_what_cannot_be_checked_trips(text: str) -> None:
     assert _trips(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "unknown", "says"),
+    [
+        ("precision.mesured_error > 0.01", True, "did you mean precision.measured_error"),
+        ("precison.measured_error > 0.01", True, "did you mean precision.measured_error"),
+        ("nonsense > 1", True, "results.json lists what there is"),
+        ("topology.layers.max_drift > 0.1", False, "no 'topology.layers.max_drift'"),  # a section of another command
+        ("metrics.perplexity > 100", False, "no 'metrics.perplexity'"),
+        ("precision.plan[7].share > 2", False, "no 'precision.plan[7].share'"),
+        ("precision.plan[1].shre > 2", True, "precision.plan[*].share"),
+        ("precision.gap > 0.5", False, "precision.gap is absent (no bound was found)"),
+        ("precision.gap.relative > 0.5", False, "no 'precision.gap.relative'"),
+        ("precision.met.really > 0.5", True, "unknown metric"),
+    ],
+)
+def test_what_is_misspelt_is_told_apart_from_what_is_absent(text: str, unknown: bool, says: str) -> None:
+    document = {**DOCUMENT, "precision": {**DOCUMENT["precision"], "reason": "no bound was found"}}
+    (outcome,) = check_gates([parse_gate(text)], document)
+    assert (outcome.tripped, outcome.unknown) == (True, unknown)
+    assert says in outcome.message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), None, "0", True, [], {}])
+@pytest.mark.parametrize("text", ["x.y > 0.1", "x.y < 0.1", "x.y == 0.1", "x.y != 0.1"])
+def test_nothing_but_a_finite_number_passes_a_numeric_gate(text: str, value: object) -> None:
+    assert _trips(text, {"x": {"y": value}})
+
+
+def test_a_failed_analysis_trips_with_its_reason_and_is_not_called_a_misspelling() -> None:
+    good = {"status": "ok", "topology": {"layers": [{"name": "a", "scale": 1.0}]}}
+    failed = {"status": "failed", "error": "no such folder"}
+    (outcome,) = check_gates([parse_gate("topology.layers[*].scale > 2")], {"models": [good, failed]})
+    assert (outcome.tripped, outcome.unknown) == (True, False)
+    assert "no such folder" in outcome.message
+    (outcome,) = check_gates([parse_gate("topology.layers[*].skale > 2")], {"models": [good, good]})
+    assert outcome.unknown
+    assert "did you mean topology.layers[*].scale" in outcome.message
+
+
 def test_several_models_are_checked_each_and_none_may_lack_the_key() -> None:
     models = {"models": [{"metrics": {"perplexity": 5.0}}, {"metrics": {"perplexity": 9.0}}]}
     assert not _trips("metrics.perplexity > 10", models)

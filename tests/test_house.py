@@ -14,6 +14,7 @@ ENGINES = {"precision", "topology", "pruning", "training"}
 FORBIDDEN: dict[str, set[str]] = {
     **{engine: (ENGINES - {engine}) | {"cli", "jobs", "report", "runs"} for engine in ENGINES},
     "models": ENGINES | {"cli", "jobs", "report", "runs", "data"},
+    "nn": ENGINES | {"cli", "jobs", "report", "runs", "data", "models"},
     "data": ENGINES | {"cli", "jobs", "report", "runs", "models"},
     "report": {"cli", "jobs", "runs", "models.load", "data.sample"},
     "runs": {"cli", "jobs", "report"},
@@ -40,7 +41,9 @@ def test_walls_between_the_rooms_hold(path: Path) -> None:
     assert not crossed
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if {"topology", "models", "precision"} & set(p.parts)], ids=str)
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if {"topology", "models", "nn", "precision", "training"} & set(p.parts)], ids=str
+)
 def test_engines_print_nothing(path: Path) -> None:
     if path.name.startswith("build_"):
         pytest.skip("a maintainer's script")

@@ -177,6 +177,33 @@ def test_fp32_is_charged_with_what_the_kernels_err() -> None:
     assert predict(found, plan) == pytest.approx(measured, rel=0.3)
 
 
+class Offsets(nn.Module):
+    """y = x + a + b with constant a and b, whose roundings add up or cancel."""
+
+    def __init__(self, a: float, b: float) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.full((16,), a)), nn.Parameter(torch.full((16,), b))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.a + self.b
+
+
+@pytest.mark.parametrize(("b", "factor"), [(1.003, 2.0), (-1.003, 0.0)])
+def test_roundings_of_weights_add_up_or_cancel(b: float, factor: float) -> None:
+    """They are no random variables: two equal ones err twice as much as one, two opposite ones not at all."""
+    examples = shape_inputs((4, 16), n=3)
+    captured = capture(Offsets(1.003, b).eval(), examples[0])
+    found = sensitivity(captured, examples, SensitivityOptions(FORMATS, n_probes=16))
+    norm, emulate = bind(captured, examples, "rel-l2"), Emulator(captured)
+    one, both = plan_with(captured, a="bf16"), plan_with(captured, a="bf16", b="bf16")
+    errors = [norm.error([emulate(plan, x).outputs for x in examples]) for plan in (one, both)]
+    assert errors[1] == pytest.approx(factor * errors[0], rel=1e-3, abs=1e-6)
+    assert predict(found, both) == pytest.approx(factor * predict(found, one), rel=1e-3, abs=1e-6)
+    assert predict(found, one) == pytest.approx(errors[0], rel=0.25)  # the noise of 48 directions is 0.1
+    shares = contributions(found, both)
+    assert shares[index(captured, "a")] == pytest.approx(shares[index(captured, "b")], abs=1e-12)
+
+
 # --- grids ------------------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from cohomcli.precision.inputs import shape_inputs
 from cohomcli.precision.output_norm import bind
 from cohomcli.precision.sensitivity import SensitivityOptions, contributions, predict, sensitivity
 from cohomcli.precision.spec import Plan
-from cohomcli.precision.streams import dominant_entries, find_streams, roundings, squared_errors
+from cohomcli.precision.streams import dominant_entries, find_streams, projections, roundings
 from tests.test_precision_capture import Net, call_of, pico
 
 N_LAYERS, WIDTH = 12, 256
@@ -151,25 +151,34 @@ def test_lost_updates_add_up() -> None:
     assert roundings(stream, plan).sum(axis=0) == pytest.approx(kept - exact, abs=1e-3)
 
 
-def test_shares_are_covariances_that_add_up_to_the_square() -> None:
+def test_known_roundings_are_projected_together() -> None:
+    """Weights and dominant entries: mean_k (sum_v g_vk . d_v)^2; shares are covariances with the sum."""
     captured, examples = stack(n_inputs=3)
     found = sensitivity(captured, examples, SensitivityOptions(("fp32", "bf16"), n_probes=8))
     (stream,) = found.streams
     plan = uniform(captured, "bf16")
     d = roundings(stream, plan)
-    wanted = 0.0
+    along = projections(stream, plan, 3)
+    assert found.weights is not None
+    total = np.zeros((3, 8))
     for n in range(3):
         here = stream.example == n
         for k in range(8):
-            wanted += float((stream.gradients[:, k, here] * d[:, here]).sum()) ** 2 / 8
-    shares = squared_errors(stream, plan)
-    assert shares.sum() == pytest.approx(wanted, rel=1e-9)
-    sums = [v for v, *_ in stream.sums]
+            wanted = (stream.gradients[:, k, here] * d[:, here]).sum(axis=1)
+            assert along[:, n, k] == pytest.approx(wanted, rel=1e-9)
+            total[n, k] = wanted.sum() + found.weights.values[:, 1, n, k].sum()
+    known = (total**2).mean(axis=1).sum()
+    sums, weights = [v for v, *_ in stream.sums], found.weights.vertices.tolist()
     minor = {entry.vertex: entry for entry in found.minor}
     assert set(minor) == set(sums)
-    total = contributions(found, plan)
-    for v, share in zip(sums, shares, strict=True):
-        assert any(total[v] == pytest.approx(share + row[1], rel=1e-9) for row in minor[v].scores)
+    shares = contributions(found, plan)
+    others = [v for v in range(len(shares)) if v not in (*sums, *weights)]
+    rest = [entry.scores[-1, 1] for entry in found.minor]  # all operands on the grid of bf16
+    assert shares.sum() - shares[others].sum() - sum(rest) == pytest.approx(known, rel=1e-9)
+    for n, v in enumerate(weights):
+        covariance = (found.weights.values[n, 1] * total).mean(axis=1).sum()
+        assert shares[v] == pytest.approx(covariance, rel=1e-9, abs=1e-20)
+    assert shares[weights].any()
 
 
 def test_without_massive_entries_nothing_is_followed() -> None:

@@ -20,7 +20,9 @@ from cohomcli.report.build import ReportContext, build
 from cohomcli.report.plots import pictures_of
 from cohomcli.report.sections import assemble
 from cohomcli.results import Entry
-from cohomcli.topology.comparison import compare
+from cohomcli.topology.comparison import Comparison, compare
+from cohomcli.topology.drift import DriftReport, LayerDrift, ModelDrift
+from cohomcli.topology.maps import ModelMap
 
 CONTEXT = ReportContext("run", ("cohom", "run", "--samples", "40"), "0.1.0", "cohom run: tiny-gpt")
 ONE = {"overview.png", "profile.png", "diagrams.png", "barcodes.png", "betti.png"}
@@ -160,3 +162,46 @@ def test_comparison_of_nothing(tmp_path: Path) -> None:
     build(failed, compare(failed), tmp_path, CONTEXT)
     assert "Nothing to compare: no analysis has a topology." in (tmp_path / "report.md").read_text(encoding="utf-8")
     assert not (tmp_path / "plots").exists()
+
+
+def drifted(entries: list[Entry]) -> Comparison:
+    """The comparison of `entries` with a drift of 0.1 in every layer of the second, and no drift of the third."""
+    rows = compare(entries)
+    values = tuple(LayerDrift(item.name, 0.1 * (k + 1)) for k, item in enumerate(layers(3)))
+    models = (ModelDrift(1, 0, values, 0.3, 0.2, "final_norm"), ModelDrift(2, 0, reason="not the same texts"))
+    report = DriftReport((0,), True, "cka-debiased", "activations", models, (), None, None, None, "not the same texts")
+    table = ((0.0, 0.2, 0.001), (0.2, 0.0, None), (0.001, None, 0.0))
+    return replace(rows, drift=report, map=ModelMap("cka-debiased", 3, table, None, None, "some distances are missing"))
+
+
+def test_drift_and_distances_are_told_shown_and_drawn(tmp_path: Path) -> None:
+    entries = [entry(f"model-{k}", n_layers=3) for k in range(3)]
+    build(entries, drifted(entries), tmp_path, CONTEXT)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "the largest is 0.3, in final_norm of model-1; over all layers it is 0.2 there on average" in text
+    assert "No drift of model-2 from model-0: not the same texts." in text
+    assert "| final_norm | 0.300 |" in text
+    assert "| model-2 | 0.00100 | – | 0 |" in text
+    for name in ("drift.png", "distances.png"):
+        assert f"](plots/{name})" in text
+        assert (tmp_path / "plots" / name).stat().st_size > 5000
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "nearest are model-2 and model-0 (0.001), farthest model-1 and model-0 (0.2)" in page
+
+
+def test_the_drift_figure_shows_the_values(tmp_path: Path) -> None:
+    from cohomcli.report.plots_drift import draw_distances, draw_drift
+    from cohomcli.report.style import identity
+
+    comparison = drifted([entry(f"model-{k}", n_layers=3) for k in range(3)])
+    assert comparison.drift is not None
+    assert comparison.map is not None
+    names = [row.model for row in comparison.rows]
+    placed = tuple((float(k), -float(k)) for k in range(3))
+    with identity():
+        lines = draw_drift(comparison.drift, names).axes[0].lines
+        axes = draw_distances(replace(comparison.map, positions=placed, stress=0.25), names).axes
+    assert [line.get_ydata().tolist() for line in lines] == [pytest.approx([0.1, 0.2, 0.3])]
+    cells = [text.get_text() for text in axes[0].texts]
+    assert cells == ["0", ".20", "<.01", ".20", "0", "n/a", "<.01", "n/a", "0"]
+    assert [tuple(line.get_xydata()[0]) for line in axes[1].lines] == list(placed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -38,6 +39,7 @@ KNOWN = {
         "summary",
     ),
     *("figure", "img", "figcaption", "table", "thead", "tbody", "tr", "th", "td"),
+    *("label", "input", "svg", "circle", "rect", "path"),
 }
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -50,12 +52,16 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text: list[str] = []
         self.script: list[str] = []
+        self.scripts: list[dict[str, str | None]] = []
+        self.data: list[str] = []
         self.open: list[str] = []
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append(dict(attrs))
         if tag not in VOID:
             self.open.append(tag)
 
@@ -64,7 +70,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] == "script":
-            self.script.append(data)
+            is_data = self.scripts[-1].get("type") == "application/json"
+            (self.data if is_data else self.script).append(data)
         elif not self.open or self.open[-1] != "style":
             self.text.append(data)
 
@@ -118,7 +125,7 @@ def test_styles_fetch_nothing(hostile: str) -> None:
 
 
 def test_one_script_and_it_is_the_one_the_policy_allows(page: Page) -> None:
-    assert len(page.all("script")) == 1
+    assert [attributes for attributes in page.scripts if attributes.get("type") != "application/json"] == [{}]
     policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
     digest = base64.b64encode(hashlib.sha256("".join(page.script).encode()).digest()).decode()
     assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -129,6 +136,19 @@ def test_hostile_names_are_shown_as_text(page: Page) -> None:
     for name in HOSTILE_NAMES[:9]:
         assert clean(name, 60) in text
     assert "has no config.json; point --model at a folder" in text
+
+
+def test_the_data_of_the_view_is_json_that_no_name_can_leave(page: Page) -> None:
+    (text,) = page.data
+    assert not set("<>&") & set(text)
+    names = [layer["name"] for layer in json.loads(text)["layers"]]
+    assert names == [clean(name, 60) for name in HOSTILE_NAMES]
+
+
+def test_without_scripts_the_view_is_hidden_and_the_figures_are_there(page: Page) -> None:
+    (view,) = [attributes for name, attributes in page.tags if attributes.get("class") == "explorer"]
+    assert "hidden" in view
+    assert len(page.all("img")) >= 5
 
 
 def test_images_are_inlined_described_and_sized(page: Page) -> None:

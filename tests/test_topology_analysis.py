@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from cohomcli.errors import AnalysisIncomplete, UsageError
 from cohomcli.topology import analysis
 from cohomcli.topology.analysis import analyze_layers
-from cohomcli.topology.persistence import forecast_bytes
+from cohomcli.topology.forecast import forecast_bytes
 from cohomcli.topology.results import TopologyOptions
 
 

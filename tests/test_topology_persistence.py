@@ -14,7 +14,7 @@ from scipy.spatial.distance import pdist, squareform
 from cohomcli.errors import AnalysisIncomplete, UsageError
 from cohomcli.topology import engines
 from cohomcli.topology.engines import choose_engine, redzed_fault, reference_cloud, squared_bars
-from cohomcli.topology.persistence import check_memory, forecast_bytes, rips
+from cohomcli.topology.persistence import rips
 
 
 def polygon(n, radius=1.0, centre=(0.0, 0.0)):
@@ -259,20 +259,6 @@ def test_an_engine_out_of_memory_is_a_clear_error(monkeypatch):
     monkeypatch.setitem(engines.ENGINES._entries, "ripser", hungry)
     with pytest.raises(AnalysisIncomplete, match="ripser ran out of memory on 5 points"):
         rips(np.ones(10), engine="ripser")
-
-
-def test_memory_forecast_grows_and_refuses_with_numbers():
-    for engine in ("redzed", "ripser"):
-        for maxdim in (0, 1, 2):
-            sizes = [forecast_bytes(n, maxdim, engine) for n in (10, 100, 1000)]
-            assert sizes == sorted(sizes)
-            assert sizes[0] >= 8 * 45  # at least the distances themselves
-    needed = forecast_bytes(4000, 1, "redzed")
-    assert check_memory(4000, 1, "redzed", needed) == needed
-    with pytest.raises(AnalysisIncomplete, match=r"up to H1 of 4000 points needs about 275 MiB, 274 MiB are free") as e:
-        check_memory(4000, 1, "redzed", needed - 2**20)
-    fitting = int(e.value.hint.split()[1])
-    assert forecast_bytes(fitting, 1, "redzed") <= needed - 2**20 < forecast_bytes(fitting + 1, 1, "redzed")
 
 
 def test_ripser_is_called_without_warnings():

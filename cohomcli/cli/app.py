@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cohomcli import __version__
-from cohomcli.cli import analyze_precision, compare, init, inspect, list_models, run, tda
+from cohomcli.cli import analyze_precision, compare, init, inspect, list_models, prune, run, tda, train, verify
 
 app = typer.Typer(
     name="cohom",
@@ -35,5 +35,5 @@ def root(
     """Handle the options that belong to no command."""
 
 
-for module in (run, tda, analyze_precision, compare, list_models, init, inspect):
+for module in (run, tda, analyze_precision, train, prune, compare, list_models, init, inspect, verify):
     module.register(app)

@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from cohomcli.cli.console import stdout_console
+from cohomcli.cli.show_drift import show_drift
+from cohomcli.cli.show_geometry import show_geometry
 from cohomcli.cli.show_precision import show_precision
 from cohomcli.names import printable
 
@@ -23,10 +25,17 @@ def show_outcome(outcome: Any) -> None:
             if entry.topology:
                 console.print(_layer_table(entry))
                 console.print(_metrics_line(entry))
+                show_geometry(console, entry)
+            if entry.training:
+                console.print(_training_line(entry))
+            if entry.pruning:
+                for line in _pruning_lines(entry):
+                    console.print(line)
             if entry.precision:
                 show_precision(console, entry)
     if outcome.comparison is not None:
         console.print(_comparison_table(outcome.entries))
+        show_drift(console, outcome.comparison)
     report = outcome.folder / ("report.html" if (outcome.folder / "report.html").exists() else "report.md")
     console.print(f"run:    {escape(str(outcome.folder))}")
     console.print(f"report: {escape(str(report))}")
@@ -41,10 +50,23 @@ def _layer_table(entry: Any) -> Table:
     names = ["distinct", "scale", *(f"H{k} {what}" for k in dimensions for what in ("bars", "total", "total/scale"))]
     for name in names:
         table.add_column(name, justify="right")
+    thinned = any(layer.diagram_error is not None for layer in entry.topology.layers)
+    censored = any(summary.censored for layer in entry.topology.layers for summary in layer.summaries)
+    for name in [*(["guaranteed error"] if thinned else []), *(["alive at threshold"] if censored else [])]:
+        table.add_column(name, justify="right")
+    tested = {s.dimension for layer in entry.topology.layers for s in layer.summaries if s.p_value is not None}
+    for k in sorted(tested):
+        table.add_column(f"H{k} p", justify="right")
+        table.add_column(f"H{k} p corr.", justify="right")
     for layer in entry.topology.layers:
         cells = [str(layer.n_distinct), number(layer.scale)]
         for summary in layer.summaries:
             cells += [str(summary.count), number(summary.total_persistence), number(summary.total_over_scale)]
+        cells += [number(layer.diagram_error)] if thinned else []
+        cells += [str(sum(summary.censored for summary in layer.summaries))] if censored else []
+        for summary in layer.summaries:
+            corrected = summary.p_holm if summary.p_joint is None else summary.p_joint
+            cells += [number(summary.p_value), number(corrected)] if summary.dimension in tested else []
         table.add_row(escape(layer.name), *cells)
     return table
 
@@ -61,6 +83,30 @@ def _metrics_line(entry: Any) -> str:
     elif entry.metrics_reason:
         parts.append(f"perplexity: none ({escape(entry.metrics_reason)})")
     return "; ".join(parts)
+
+
+def _training_line(entry: Any) -> str:
+    result = entry.training
+    return (
+        f"{escape(entry.model)} on {escape(entry.dataset)}: held-out loss {number(result.initial_loss)} -> "
+        f"{number(result.loss)} nats/token in {result.steps:,} steps; ended: {result.stopped}"
+    )
+
+
+def _pruning_lines(entry: Any) -> list[str]:
+    result = entry.pruning
+    (before, after), (kept_before, kept_after) = result.n_parameters, result.n_nonzero
+    head = (
+        f"{escape(entry.model)}: {escape(result.method)} {result.pattern}, {result.sparsity:.1%} of the pruned maps "
+        f"zero; parameters {before:,} -> {after:,}, non-zero {kept_before:,} -> {kept_after:,}"
+    )
+    return [
+        head,
+        *(
+            f"perplexity on {escape(one.dataset)} ({one.domain} of domain): {one.before:.2f} -> {one.after:.2f}"
+            for one in result.perplexity
+        ),
+    ]
 
 
 def _comparison_table(entries: Sequence[Any]) -> Table:

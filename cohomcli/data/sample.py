@@ -1,4 +1,4 @@
-"""The one call of this package: exactly n distinct texts of a data set, drawn with a seed."""
+"""The calls of this package: exactly n distinct texts of a data set, drawn with a seed, or all of them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,24 @@ def load_texts(spec: DatasetSpec, samples: int, seed: int) -> TextSample:
     texts = pool.draw(samples, seed)
     if len(texts) < samples:
         raise _too_few(source, pool.distinct, samples)
+    return _sample(source, pool, texts, seed)
+
+
+def load_all_texts(spec: DatasetSpec, limit: int, seed: int) -> TextSample:
+    """All distinct texts of `spec` in the order of a seeded draw; with `limit` > 0 only the first so many of them.
+
+    Raises:
+        UsageError, InputRefused, AnalysisIncomplete: as `load_texts`; also when there is no text at all.
+    """
+    source = open_source(spec)
+    pool = Pool(source)
+    texts = pool.draw(limit or 2**62, seed)
+    if not texts:
+        raise _too_few(source, 0, 1)
+    return _sample(source, pool, texts, seed)
+
+
+def _sample(source: TextSource, pool: Pool, texts: tuple[str, ...], seed: int) -> TextSample:
     return TextSample(
         name=source.name,
         source=source.source,

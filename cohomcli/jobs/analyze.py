@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohomcli import __version__
 from cohomcli.config import Config, dump_yaml, resolve
 from cohomcli.data.spec import DatasetSpec, TextSample
-from cohomcli.errors import EXIT_GATE, EXIT_INCOMPLETE, EXIT_OK, CohomError
+from cohomcli.errors import EXIT_GATE, EXIT_INCOMPLETE, EXIT_OK, EXIT_USAGE, CohomError
 from cohomcli.gates import GateOutcome, check_gates, parse_gate
+from cohomcli.jobs.backend import check_backend
 from cohomcli.jobs.compute import prepare
 from cohomcli.jobs.entry import Task, analyse_entry, load_options
+from cohomcli.jobs.verdicts import check_targets, write_verdict
 from cohomcli.names import safe_name
 from cohomcli.progress import Progress
 from cohomcli.results import Entry
-from cohomcli.runs.entries import load_entry, results_document, save_entry, slug
+from cohomcli.runs.entries import keep_activations, load_entry, results_document, save_entry, slug
 from cohomcli.runs.files import to_json, writing
 from cohomcli.runs.folder import RunFolder
 
@@ -41,6 +43,7 @@ class Outcome:
     exit_code: int = EXIT_OK
     comparison: Comparison | None = None
     gates: tuple[GateOutcome, ...] = ()
+    failures: tuple[CohomError, ...] = ()
 
 
 class _Models:
@@ -87,12 +90,20 @@ def check_wishes(command: str, config: Config) -> None:
     """Refuse what is wrong in the configuration before a model is loaded or a folder made.
 
     Raises:
-        CohomError: a precision option, or a table it names.
+        CohomError: a precision option, a table it names, or a measure.
     """
     from cohomcli.jobs.precision import precision_options
+    from cohomcli.jobs.refute import check_prover
 
+    check_targets(config.output)
+    check_backend(config.compute)
+    if config.topology.similarity:
+        from cohomcli.topology.representation import check_measures
+
+        check_measures(config.topology.similarity)
     if _plans(command, config):
         precision_options(config)
+        check_prover(config)
 
 
 def _plans(command: str, config: Config) -> bool:
@@ -158,7 +169,7 @@ def _fill(run: RunFolder, command: str, config: Config, progress: Progress) -> O
                 entries.append(Entry(task.model, task.dataset, error=str(error)))
         if len(failures) == len(wanted):
             raise failures[0]
-        return write_outcome(run, command, config, entries, failures, progress)
+        return write_outcome(run, Finished(command, config, entries, failures), progress)
 
 
 @dataclass(frozen=True)
@@ -184,7 +195,7 @@ def _one(run: RunFolder, task: Task, shared: _Resources, progress: Progress) -> 
     """One entry, engine by engine; what an interrupted run has finished is read back."""
     entry = Entry(task.model, task.dataset)
     if shared.topology:
-        entry = _staged(run, task.stage, task, lambda: _topology(task, shared, progress))
+        entry = _staged(run, task.stage, task, lambda: _topology(run, task, shared, progress))
     if shared.precision:
         begun = entry
         entry = _staged(run, f"{task.stage}: precision", task, lambda: _precision(run, task, begun, shared, progress))
@@ -201,10 +212,11 @@ def _staged(run: RunFolder, name: str, task: Task, work: Callable[[], Entry]) ->
     return entry
 
 
-def _topology(task: Task, shared: _Resources, progress: Progress) -> Entry:
+def _topology(run: RunFolder, task: Task, shared: _Resources, progress: Progress) -> Entry:
     sample = shared.samples.get(task.dataset_reference)
     loaded = shared.models.get(task.reference, progress)
-    return analyse_entry(task, loaded, sample, shared.config, shared.workers, progress)
+    entry = analyse_entry(task, loaded, sample, shared.config, shared.workers, progress)
+    return keep_activations(run, entry, shared.config.activations.store)
 
 
 def _precision(run: RunFolder, task: Task, begun: Entry, shared: _Resources, progress: Progress) -> Entry:
@@ -255,21 +267,34 @@ def dataset_spec(config: Config, reference: str) -> DatasetSpec:
     return DatasetSpec(reference, wanted.config, wanted.split, wanted.field, wanted.unit, wanted.revision)
 
 
-def write_outcome(
-    run: RunFolder,
-    command: str,
-    config: Config,
-    entries: Sequence[Entry],
-    failures: Sequence[CohomError],
-    progress: Progress,
-) -> Outcome:
-    """Compare the entries if there are several, write results and reports, and hand back the outcome."""
+@dataclass(frozen=True)
+class Finished:
+    """What a command has computed and now reports: `failures` are the errors of its failed entries.
+
+    `comparison` is given by a command that compares in its own way; else the entries are compared if there are several.
+    `extra` is put into the results document beside the entries.
+    """
+
+    command: str
+    config: Config
+    entries: Sequence[Entry]
+    failures: Sequence[CohomError] = ()
+    comparison: Comparison | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_outcome(run: RunFolder, finished: Finished, progress: Progress) -> Outcome:
+    """Compare the entries if there are several, write results, reports and files for pipelines; give the outcome."""
     from cohomcli.report.build import ReportContext, build
     from cohomcli.topology.comparison import compare
 
+    command, config, entries, failures = finished.command, finished.config, finished.entries, finished.failures
     described = [entry for entry in entries if entry.topology or entry.error]
-    comparison = compare(described, config.compute.seed) if len(described) > 1 else None
-    document = results_document(command, entries, {"comparison": asdict(comparison)} if comparison else None)
+    comparison = finished.comparison
+    if comparison is None and len(described) > 1:
+        comparison = compare(described, config.compute.seed)
+    beside = dict(finished.extra) | ({"comparison": asdict(comparison)} if comparison else {})
+    document = results_document(command, entries, beside or None)
     gates = check_gates([parse_gate(text) for text in config.fail_on], document)
     if gates:
         document["gates"] = [asdict(gate) for gate in gates]
@@ -290,11 +315,17 @@ def write_outcome(
         with writing(run.stage):
             build(entries, comparison, run.stage, context, progress)
     code = failures[0].exit_code if failures else _exit_code(command, entries, gates)
-    return Outcome(document, tuple(entries), run.final, code, comparison, gates)
+    outcome = Outcome(document, tuple(entries), run.final, code, comparison, gates, tuple(failures))
+    write_verdict(outcome, config.output)
+    return outcome
 
 
 def _exit_code(command: str, entries: Sequence[Entry], gates: Sequence[GateOutcome]) -> int:
-    """1 when a gate tripped; 4 when `analyze-precision` found no plan that keeps epsilon, or could verify none."""
+    """2 when a gate names an unknown metric, 1 when one tripped; 4 when `analyze-precision` found no plan that keeps
+    epsilon, or could verify none.
+    """
+    if any(gate.unknown for gate in gates):
+        return EXIT_USAGE
     if any(gate.tripped for gate in gates):
         return EXIT_GATE
     unmet = any(not getattr(entry.precision, "met", False) for entry in entries)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cohomcli import __version__
 from cohomcli.config import Config
 from cohomcli.data.spec import TextSample
+from cohomcli.jobs.backend import parallel_backend
 from cohomcli.models.spec import ActivationOptions, Activations, LoadedModel, LoadOptions
+from cohomcli.models.store import Allocate, in_memory, on_disk
 from cohomcli.progress import Progress
 from cohomcli.results import Claim, Entry
 from cohomcli.runs.cache import ActivationCache, cache_root, content_key
-from cohomcli.topology.results import TopologyOptions, TopologyResult
+from cohomcli.runs.files import writing
+from cohomcli.topology.results import EvidenceOptions, TopologyOptions, TopologyResult
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +73,6 @@ def activation_options(config: Config) -> ActivationOptions:
 
 def topology_options(config: Config, workers: int) -> TopologyOptions:
     """The persistence options that a configuration asks for, with the memory that is free now."""
-    from cohomcli.models.memory import available_bytes
-
     wanted = config.topology
     return TopologyOptions(
         pca=wanted.pca,
@@ -79,18 +82,53 @@ def topology_options(config: Config, workers: int) -> TopologyOptions:
         compat=wanted.compat,
         workers=workers,
         seed=config.compute.seed,
-        available_bytes=available_bytes(),
+        available_bytes=memory_limit(config),
+        time_limit=wanted.time_limit or None,
+        threshold=wanted.threshold,
+        threshold_unit=wanted.threshold_unit,
+        landmarks=wanted.landmarks,
+        representatives=wanted.representatives,
+        geometry=wanted.geometry,
+        evidence=evidence_options(config),
     )
+
+
+def evidence_options(config: Config) -> EvidenceOptions | None:
+    """The evidence that a configuration asks for; None when it asks for none."""
+    wanted = config.evidence
+    if wanted.null_model == "none" and not wanted.bands:
+        return None
+    return EvidenceOptions(
+        null=wanted.null_model,
+        replicates=wanted.replicates,
+        subsamples=wanted.subsamples if wanted.bands else 0,
+        max_points=wanted.max_points,
+    )
+
+
+def memory_limit(config: Config) -> int:
+    """Bytes the analysis may use: what is free, or less where the configuration says so."""
+    from cohomcli.models.memory import available_bytes
+
+    free, wished = available_bytes(), int(config.compute.memory * 2**30)
+    return min(free, wished) if wished else free
 
 
 def analyse_entry(
     task: Task, loaded: LoadedModel, sample: TextSample, config: Config, workers: int, progress: Progress
 ) -> Entry:
     """Collect activations and metrics of `loaded` on `sample`, then the topology of every layer."""
+    from cohomcli.jobs.representation import attention_of, representation_claims, representation_of
     from cohomcli.topology.analysis import analyze_layers
 
-    activations = collect_cached(loaded, sample, config, progress)
-    topology = analyze_layers(activations.layers, topology_options(config, workers), progress)
+    attention = attention_of(loaded, sample, config, progress)
+    with allocator(loaded, len(sample.texts), config) as allocate:
+        activations = collect_cached(loaded, sample, config, progress, allocate)
+        options = topology_options(config, workers)
+        log_forecast(activations, options)
+        with parallel_backend(config.compute, workers):
+            topology = analyze_layers(activations.layers, options, progress)
+        representation = representation_of(activations.layers, attention, config, progress)
     return Entry(
         model=task.model,
         dataset=task.dataset,
@@ -102,24 +140,69 @@ def analyse_entry(
         metrics=activations.metrics,
         metrics_reason=activations.metrics_reason,
         topology=topology,
-        claims=_claims(task, topology, activations),
+        representation=representation,
+        claims=(*_claims(task, topology, activations), *representation_claims(task.model, topology, representation)),
         notes=(*loaded.notes, *sample.notes, *activations.notes, *topology.notes),
+        activations=activations.layers,
     )
 
 
-def collect_cached(loaded: LoadedModel, sample: TextSample, config: Config, progress: Progress) -> Activations:
+@contextmanager
+def allocator(loaded: LoadedModel, n_texts: int, config: Config) -> Iterator[Allocate]:
+    """Where activations are collected: in memory, or in files that are gone when this context ends.
+
+    With `activations.stream` at "auto", files are used when the activations would take half of the memory.
+    """
+    wish, needed = config.activations.stream, _activation_bytes(loaded, n_texts, config)
+    if wish == "never" or (wish == "auto" and needed <= memory_limit(config) // 2):
+        yield in_memory
+        return
+    logger.info("about %.1f MiB of activations are kept on disk, memory-mapped", needed / 2**20)
+    folder = cache_root() / "streams"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as place:
+            yield on_disk(Path(place))
+
+
+def _activation_bytes(loaded: LoadedModel, n_texts: int, config: Config) -> int:
+    wanted = config.activations
+    layers = (loaded.info.n_layer + 2) * len(wanted.sites) if wanted.layers == ["all"] else len(wanted.layers)
+    return 4 * layers * n_texts * loaded.info.hidden_size
+
+
+def log_forecast(activations: Activations, options: TopologyOptions) -> None:
+    """Say what the topology will take before it starts."""
+    from cohomcli.topology.forecast import duration, forecast, size
+
+    n, d = max((x.shape for x in activations.layers.values()), default=(0, 0))
+    width = min(options.pca or d, d) if options.metric == "euclidean" else d
+    points = min(n, options.landmarks or n)
+    one = forecast(points, options.maxdim, options.engine, width)
+    total = duration(one.seconds * len(activations.layers))
+    what = f"H{options.maxdim} of {points} points in {len(activations.layers)} layers"
+    logger.info("forecast: up to %s: %s per layer at a time, %s of one core", what, size(one.n_bytes), total)
+
+
+def collect_cached(
+    loaded: LoadedModel,
+    sample: TextSample,
+    config: Config,
+    progress: Progress,
+    allocate: Allocate = in_memory,
+) -> Activations:
     """Activations and metrics from the cache when weights, tokens and options are all equal, else computed."""
     from cohomcli.models.activations import collect
 
     options = activation_options(config)
     if not config.activations.cache:
-        return collect(loaded, sample.texts, options, progress)
+        return collect(loaded, sample.texts, options, progress, allocate)
     cache = ActivationCache(cache_root() / "activations")
     key = content_key(_identity(loaded, options, sample.texts), sample.texts)
     if (stored := cache.get(key)) is not None:
         logger.info("activations of %s read from the cache (%s)", loaded.info.name, key[:12])
         return stored
-    activations = collect(loaded, sample.texts, options, progress)
+    activations = collect(loaded, sample.texts, options, progress, allocate)
     cache.put(key, activations)
     return activations
 
@@ -144,6 +227,12 @@ def _claims(task: Task, topology: TopologyResult, activations: Activations) -> t
     claims = [
         Claim(f"persistence diagrams of {layers} layers of {task.model} on the named texts", "measured"),
     ]
+    evidence = next((layer.evidence for layer in topology.layers if layer.evidence), None)
+    if evidence is not None and evidence.null is not None:
+        what = f"p-values of gaps and loops in {layers} layers of {task.model}, null model {evidence.null}"
+        claims.append(Claim(f"{what}, {evidence.replicates} replicates", "estimated"))
+    if evidence is not None and evidence.subsamples:
+        claims.append(Claim(f"95% confidence limits of the figures of {layers} layers of {task.model}", "estimated"))
     if activations.metrics:
         exact = activations.metrics.standard_error is None
         what = f"{activations.metrics.kind} of {task.model} on the named texts"

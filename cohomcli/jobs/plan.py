@@ -70,12 +70,16 @@ def describe_any_model(reference: str, config: Config, n_texts: int) -> dict[str
 
 def forecasts(found: ModelDescription, config: Config, n_texts: int) -> dict[str, Any]:
     """Bytes and seconds an analysis of `n_texts` texts would take."""
-    from cohomcli.topology.persistence import forecast_bytes
+    from cohomcli.topology.forecast import forecast
 
+    wanted, layers = config.topology, found.n_layer + 2
+    points = min(config.data.samples, wanted.landmarks or config.data.samples)
+    topology = forecast(points, wanted.maxdim, wanted.engine, min(wanted.pca or found.hidden_size, found.hidden_size))
     return {
         "load_bytes": found.load_bytes,
         "forward_bytes": found.forward_bytes,
-        "topology_bytes": forecast_bytes(config.data.samples, config.topology.maxdim, config.topology.engine),
+        "topology_bytes": topology.n_bytes,
+        "topology_seconds": round(layers * topology.seconds, 1),
         "available_bytes": found.available_bytes,
         "forward_seconds_at_most": _seconds(found, n_texts * config.activations.max_length),
         "threads": config.compute.threads or available_cores(),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cohomcli.config import Config, PrecisionConfig
 from cohomcli.data.spec import DatasetSpec, TextSample
 from cohomcli.errors import InputRefused, UsageError
+from cohomcli.jobs.refute import with_certificates
 from cohomcli.models.spec import LoadedModel, LoadedWeights
 from cohomcli.progress import Progress
 from cohomcli.results import Claim, Entry
@@ -35,6 +36,7 @@ class PrecisionPart:
     result: PrecisionResult | WeightsResult
     claims: tuple[Claim, ...]
     analysis: Analysis | None = None
+    inputs: Inputs | None = None
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,10 @@ def add_precision(
     """
     reads_texts = isinstance(loaded, LoadedModel) and loaded.tokenizer is not None and needs_texts(config)
     texts = draw_texts(spec, config) if reads_texts else None
-    part = analyse_precision(loaded, texts, config, progress)
+    begun = replace(begun, dataset=begun.dataset if texts or begun.topology else "")
+    part = with_certificates(run, begun, loaded, analyse_precision(loaded, texts, config, progress), config, progress)
     entry = replace(
         begun,
-        dataset=begun.dataset if texts or begun.topology else "",
         info=loaded.info,
         sample=begun.sample or (texts.calibration if texts else None),
         claims=(*begun.claims, *part.claims),
@@ -141,7 +143,7 @@ def analyse_precision(
     inputs = _inputs(loaded, texts, config)
     with _eager_attention(loaded.model):
         analysis = analyse(loaded.model, inputs, options, config.precision.outputs or None, progress)
-    return PrecisionPart(analysis.result, _claims(analysis), analysis)
+    return PrecisionPart(analysis.result, _claims(analysis), analysis, inputs)
 
 
 def precision_options(config: Config) -> PrecisionOptions:
@@ -233,7 +235,7 @@ def _from_texts(loaded: LoadedModel, texts: Texts, wanted: PrecisionConfig) -> I
     calls = text_inputs(loaded.model, loaded.tokenizer, chosen, TextOptions(wanted.length, wanted.batch))
     cut, surveyed = wanted.calibration, wanted.calibration + wanted.survey
     described = (
-        f"{len(texts.calibration.texts)} calibration texts ({wanted.survey * wanted.batch} for ranges alone) and "
+        f"{len(texts.calibration.texts)} calibration texts ({wanted.survey * wanted.batch} to judge unseen ones) and "
         f"{len(texts.heldout.texts)} held-out texts of "
         f"{texts.calibration.source} (splits {texts.calibration.split} and {texts.heldout.split}, sha256 "
         f"{texts.calibration.sha256[:12]} and {texts.heldout.sha256[:12]}), up to {wanted.length} tokens each"
@@ -257,9 +259,11 @@ def _from_shape(wanted: PrecisionConfig, seed: int) -> Inputs:
     from cohomcli.precision.inputs import shape_inputs
     from cohomcli.precision.summary import Inputs
 
-    calls = shape_inputs(wanted.input_shape or "", wanted.calibration + wanted.heldout, seed)
+    surveyed = wanted.calibration + wanted.survey
+    calls = shape_inputs(wanted.input_shape or "", surveyed + wanted.heldout, seed)
     described = f"standard normal tensors of shape {wanted.input_shape}, seed {seed}: they are no data"
-    return Inputs(calls[: wanted.calibration], calls[wanted.calibration :], described)
+    cut = wanted.calibration
+    return Inputs(calls[:cut], calls[surveyed:], described, surveyed=calls[cut:surveyed])
 
 
 def _from_samples(loaded: LoadedModel) -> Inputs:
@@ -329,7 +333,7 @@ def _bound_claims(analysis: Analysis) -> list[Claim]:
     if result.lower_bound is None or result.gap is None:
         return []
     said = (
-        f"no plan within the same predicted error costs less than {result.lower_bound:.6g} ({result.objective}); "
+        f"no plan within the same error budget costs less than {result.lower_bound:.6g} ({result.objective}); "
         f"this one is within {result.gap:.2%} of that ({PROVED_GAP_NOTE})"
     )
     return [Claim(said, "proved-in-model")]

@@ -25,6 +25,7 @@ from cohomcli.models.memory import choose_token_budget, forecast
 from cohomcli.models.pooling import pool, resolve_pooling
 from cohomcli.models.probe import find_layout
 from cohomcli.models.spec import ActivationOptions, Activations, LanguageMetrics, LoadedModel, PoolingName
+from cohomcli.models.store import Allocate, in_memory
 from cohomcli.progress import Progress, silent
 
 Sink = Callable[[str, Tensor], None]
@@ -35,9 +36,15 @@ class _Enough(Exception):  # control flow, not an error
 
 
 def collect(
-    loaded: LoadedModel, texts: Sequence[str], options: ActivationOptions, progress: Progress = silent
+    loaded: LoadedModel,
+    texts: Sequence[str],
+    options: ActivationOptions,
+    progress: Progress = silent,
+    allocate: Allocate = in_memory,
 ) -> Activations:
     """Pooled activations (n_texts, width) float32 per layer, rows in the order of `texts`.
+
+    `allocate` gives the array of every layer, which may lie on disk (`store.on_disk`).
 
     Causal perplexity comes from the same pass; pseudo-perplexity of masked models needs its own. Without it the
     head never runs, and the pass stops after the last selected layer.
@@ -48,7 +55,7 @@ def collect(
         AnalysisIncomplete: a NaN or infinite activation, or not enough memory.
     """
     with torch.inference_mode(), _memory_errors(loaded):
-        job = _prepare(loaded, texts, options)
+        job = replace(_prepare(loaded, texts, options), allocate=allocate)
         scorer = CausalScorer(loaded, job.layout) if options.perplexity and loaded.info.lm_head == "causal" else None
         layers = _run(loaded, job, scorer, progress)
         metrics, reason = _measured(loaded, job, scorer, progress) if options.perplexity else (None, "not asked for")
@@ -87,6 +94,7 @@ class _Job:
     pooling: dict[str, PoolingName]
     options: ActivationOptions
     notes: tuple[str, ...]
+    allocate: Allocate = in_memory
 
     @property
     def pooling_name(self) -> str:
@@ -140,7 +148,7 @@ def _run(
     loaded: LoadedModel, job: _Job, scorer: CausalScorer | None, progress: Progress
 ) -> dict[str, NDArray[np.float32]]:
     """Run every batch through every stack; returns the pooled layers in forward order."""
-    table = _Table(job.selected, len(job.encoded.ids))
+    table = _Table(job.selected, len(job.encoded.ids), job.allocate)
     decoder_wanted = any(name.startswith("decoder.") for name in job.selected)
     for batch in _batches(loaded, job, progress):
         states: Tensor | None = None
@@ -162,8 +170,8 @@ def _run(
 class _Table:
     """One (n_texts, width) float32 array per layer, allocated when the layer's width is first seen."""
 
-    def __init__(self, names: Sequence[str], n_texts: int) -> None:
-        self._names, self._n_texts = names, n_texts
+    def __init__(self, names: Sequence[str], n_texts: int, allocate: Allocate) -> None:
+        self._names, self._n_texts, self._allocate = names, n_texts, allocate
         self._rows: dict[str, NDArray[np.float32]] = {}
 
     @property
@@ -184,7 +192,7 @@ class _Table:
                     "the model overflows: check its weights, or leave the layer out with --layers",
                 )
             if name not in self._rows:
-                self._rows[name] = np.empty((self._n_texts, vectors.shape[1]), dtype=np.float32)
+                self._rows[name] = self._allocate(name, self._n_texts, vectors.shape[1])
             self._rows[name][rows] = vectors
 
         return put

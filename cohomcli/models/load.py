@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cohomcli.errors import AnalysisIncomplete, InputRefused, UsageError
-from cohomcli.models import fromfile, hub
+from cohomcli.models import fresh, fromfile, hub
 from cohomcli.models.files.opened import OpenedFile
 from cohomcli.models.folder import ModelFolder, read_folder
 from cohomcli.models.gguf import build_gguf
@@ -57,6 +58,21 @@ def load_any(source: ModelSource, options: LoadOptions) -> LoadedModel | LoadedW
         As `load`, but neither for a missing tokenizer nor for unknown layers.
     """
     return _load(source, options, for_texts=False)
+
+
+def new_model(architecture: Mapping[str, Any], options: LoadOptions, task: str, seed: int) -> LoadedModel:
+    """A model with random weights: `architecture` is a configuration with its `model_type`, one of ours or of
+    transformers'. `task` is "causal", "masked" or "auto"; the vocabulary is that of `options.tokenizer`, or of the
+    built-in model for the task.
+
+    Raises:
+        UsageError: an unknown type, values that fit no model, or a task the type has no head for.
+    """
+    torch.manual_seed(seed)
+    tokenizer, model, head = fresh.build_new(dict(architecture), options, task)
+    source = ModelSource(f"new-{model.config.model_type}", "new", "random weights")
+    built = Built(model, head, head == "causal")
+    return language_model(_finished(source, options, _Parts(model, built, tokenizer)))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cohomcli.errors import InputRefused
 from cohomcli.models.folder import ModelFolder
+from cohomcli.models.own import own_class, register_own
 from cohomcli.models.quiet import quiet as quiet
 from cohomcli.models.spec import ModelKind
 from cohomcli.models.wording import first_line, some
@@ -47,6 +48,7 @@ def read_transformers_config(folder: ModelFolder, trust_remote_code: bool) -> An
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     settings = dict(folder.config)
+    register_own(settings.get("model_type"))
     _check_code(folder, settings, trust_remote_code)
     _check_counts(folder, settings)
     try:
@@ -87,6 +89,8 @@ def choose_class(config: Any) -> tuple[Any, Head]:
     import transformers
     from transformers.models.auto import modeling_auto as auto
 
+    if own := own_class(config):
+        return own
     listed = getattr(config, "architectures", None)
     named = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else ""
     if named in _values(auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES) and config.is_encoder_decoder:

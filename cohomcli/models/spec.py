@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from cohomcli.errors import InputRefused
 
-SourceKind = Literal["builtin", "preset", "hub", "folder", "gguf", "file"]
+SourceKind = Literal["builtin", "preset", "hub", "folder", "gguf", "file", "new"]
 ModelKind = Literal["decoder", "encoder", "encoder-decoder", "module", "weights"]
 PoolingName = Literal["auto", "last", "cls", "mean"]
 Site = Literal["block", "attention", "mlp"]
@@ -24,7 +24,7 @@ class ModelSource:
     """A resolved `--model` value. `name` is short and safe for file names; `location` is a hub id, a folder or a file.
 
     `gguf_file` and `weights_file` name the one file inside the folder that was asked for, when one was. A source of
-    the kind "file" is one file that stands alone, and its `location` is the file itself.
+    the kind "file" is one file that stands alone, and its `location` is the file itself. "new" has random weights.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ModelSource:
     @property
     def path(self) -> Path | None:
         """The local folder or file, or None for a hub id."""
-        return None if self.kind in ("preset", "hub") else Path(self.location)
+        return None if self.kind in ("preset", "hub", "new") else Path(self.location)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from cohomcli.errors import UsageError
@@ -16,7 +18,7 @@ from cohomcli.precision.curvature import OpCurvature, curvatures
 from cohomcli.precision.execute import Emulator, uniform
 from cohomcli.precision.loop import Looped, Setting, closed_loop, errors_of
 from cohomcli.precision.options import PrecisionOptions
-from cohomcli.precision.output_norm import OutputNorm, bind
+from cohomcli.precision.output_norm import OutputNorm, bind, joined
 from cohomcli.precision.ranges import admissibility, ranges
 from cohomcli.precision.result import Baseline, PrecisionResult
 from cohomcli.precision.sensitivity import SensitivityOptions, contributions, predict, sensitivity
@@ -24,7 +26,11 @@ from cohomcli.precision.spec import Admissibility, Plan, Ranges, Sensitivity
 from cohomcli.precision.summary import Findings, HeldOut, Inputs, summarise
 from cohomcli.precision.tradeoff import trade_offs
 from cohomcli.precision.validity import curvature_ratios
+from cohomcli.precision.variation import relative_sensitivities, unseen_factors
 from cohomcli.progress import Progress, silent
+
+N_VARIED, FEWEST_VARIED = 8, 4  # inputs whose sensitivities are compared
+REFERENCE_BYTES = 1 << 30  # of the float64 outputs that plans are compared with on further calibration inputs
 
 
 @dataclass(frozen=True)
@@ -60,13 +66,13 @@ def analyse(
     progress("capture", 0, 1)
     captured = capture(model, inputs.calibration[0], outputs)
     progress("capture", 1, 1)
-    setting, found = _score(captured, inputs, options, progress)
+    setting, found = prepare(captured, inputs, options, progress)
     progress("plan", 0, options.max_rounds)
     looped = closed_loop(setting, options, lambda done: progress("plan", done, options.max_rounds))
     progress("plan", options.max_rounds, options.max_rounds)
     heldout = bind(captured, inputs.heldout, options.norm)
     progress("measure", 0, 3)
-    ours = _measure(heldout, setting.emulate, looped.plan, inputs.heldout)
+    ours = measure(heldout, setting.emulate, looped.plan, inputs.heldout)
     progress("measure", 1, 3)
     others = baselines(model, captured, inputs.heldout, heldout, setting.emulate) if options.baselines else ()
     progress("measure", 2, 3)
@@ -85,24 +91,59 @@ def analyse(
     return Analysis(result, looped.plan, captured, setting.sensitivity, setting.admissibility, found, looped)
 
 
-def _score(captured: Captured, inputs: Inputs, options: PrecisionOptions, progress: Progress) -> tuple[Setting, Ranges]:
+def prepare(
+    captured: Captured, inputs: Inputs, options: PrecisionOptions, progress: Progress = silent
+) -> tuple[Setting, Ranges]:
+    """What every plan for `captured` is made from, whatever its epsilon: ranges, scores, reference outputs.
+
+    Raises:
+        UsageError: unknown formats, or a norm that does not fit the outputs.
+        AnalysisIncomplete: the model is not finite, or an op has no derivative.
+    """
     found = ranges(captured, [*inputs.calibration, *inputs.surveyed], progress)
     allowed = admissibility(captured.graph, found, options.formats, options.headroom)
     wanted = SensitivityOptions(options.formats, options.norm, options.n_probes, options.seed)
     scored = sensitivity(captured, inputs.calibration[: inputs.n_scored], wanted, allowed, progress)
+    norm = bind(captured, inputs.calibration, options.norm)
+    further = inputs.surveyed[: _n_affordable(norm)]
+    calls = [*inputs.calibration, *further]
+    if further:
+        norm = joined(norm, bind(captured, further, options.norm))
+    factors = _factors(captured, inputs, norm, options, progress)
     setting = Setting(
         graph=captured.graph,
         sensitivity=scored,
         admissibility=allowed,
-        norm=bind(captured, inputs.calibration, options.norm),
+        norm=norm,
         emulate=Emulator(captured),
-        inputs=inputs.calibration,
+        inputs=calls,
         predict=lambda plan: predict(scored, plan),
+        n_first=len(inputs.calibration),
+        scores=scored.scores if factors is None else scored.scores * factors[:, None],
+        unseen=inputs.heldout is not inputs.calibration,
     )
     return setting, found
 
 
-def _measure(norm: OutputNorm, emulate: Emulator, plan: Plan, inputs: Sequence[Any]) -> HeldOut:
+def _factors(
+    captured: Captured, inputs: Inputs, norm: OutputNorm, options: PrecisionOptions, progress: Progress
+) -> NDArray[np.float64] | None:
+    """From the scored inputs to an unseen one, per vertex; None when there is none, or too few to see a difference."""
+    varied = [*inputs.calibration, *inputs.surveyed][: min(N_VARIED, len(norm.references))]
+    if inputs.heldout is inputs.calibration or len(varied) < FEWEST_VARIED:
+        return None
+    relative = relative_sensitivities(captured, varied, norm, options.seed, progress)
+    return unseen_factors(relative, inputs.n_scored, options.norm)
+
+
+def _n_affordable(norm: OutputNorm) -> int:
+    """How many further inputs' reference outputs fit into the memory set aside for them."""
+    n_bytes = sum(reference.nbytes for row in norm.references for reference in row)
+    return REFERENCE_BYTES * len(norm.references) // max(n_bytes, 1)
+
+
+def measure(norm: OutputNorm, emulate: Emulator, plan: Plan, inputs: Sequence[Any]) -> HeldOut:
+    """The error of `plan` over `inputs`, which `norm` is bound to, and what overflowed there."""
     runs = [emulate(plan, x) for x in inputs]
     overflow: dict[int, float] = {}
     for one in runs:
@@ -118,7 +159,7 @@ def _fp32_error(
     for baseline in others:
         if baseline.name == "uniform-fp32":
             return math.inf if baseline.error is None else baseline.error
-    return _measure(norm, emulate, uniform(captured, "fp32"), inputs).error
+    return measure(norm, emulate, uniform(captured, "fp32"), inputs).error
 
 
 def _validity(

@@ -231,6 +231,16 @@ def named_outputs(captured: Captured, result: Any) -> Outputs:
     return tuple(found[name].float() for name, _ in captured.program.outputs)
 
 
+def converted_outputs(captured: Captured, model: nn.Module, dtype: torch.dtype, inputs: Any) -> Outputs:
+    """The captured outputs in float32 of a copy of `model` converted to `dtype`, run by PyTorch's own kernels.
+
+    Raises:
+        RuntimeError, TypeError, ValueError, KeyError, AttributeError: PyTorch cannot run it in that dtype.
+    """
+    with torch.no_grad():
+        return named_outputs(captured, _call(converted_copy(model, dtype), inputs, dtype))
+
+
 def converted_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A deep copy of `model` with its real parameters and buffers in `dtype`; no float32 copy is made on the way.
 

@@ -9,7 +9,7 @@ and bf16 do the same: float32 inside, one rounding at the end.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,38 +43,56 @@ def run(
     Raises:
         UsageError: `dtype` is another one, or the inputs differ from the example's structure and shapes.
     """
+    return run_many(captured, [inputs], dtype, store)[0]
+
+
+def run_many(
+    captured: Captured, inputs: Sequence[Any], dtype: torch.dtype = torch.float32, store: Store | None = None
+) -> list[tuple[torch.Tensor, ...]]:
+    """`run` for several calls, op by op side by side: a weight is stored once for all of them.
+
+    Raises:
+        UsageError: as `run`.
+    """
     if dtype not in (torch.float32, torch.float64):
         raise UsageError(f"programs run in float32 or float64, not {dtype}")
     program, layout = captured.program, captured.layout
     keep = store or (lambda _, value: value)
     held = {h.slot: layout.held[layout.root[h.slot]] for h in program.held}
-    values: dict[int, Any] = {}
     stored: dict[int, torch.Tensor] = {}  # tied slots share one stored weight
 
-    def enter(slot: int, tensor: torch.Tensor) -> None:
+    def bound(given: Any) -> dict[int, Any]:
+        tensors = captured.bind(given).items()
+        return {slot: keep(layout.root[slot], _as_dtype(tensor, dtype)) for slot, tensor in tensors}
+
+    def enter(slot: int) -> None:
         vertex = layout.root[slot]
         if vertex not in stored:
-            stored[vertex] = keep(vertex, _as_dtype(tensor, dtype))
-        values[slot] = stored[vertex]
+            stored[vertex] = keep(vertex, _as_dtype(held[slot], dtype))
+        for values in calls:
+            values[slot] = stored[vertex]
 
     with torch.no_grad():
-        for slot, tensor in captured.bind(inputs).items():
-            values[slot] = keep(layout.root[slot], _as_dtype(tensor, dtype))
+        calls = [bound(given) for given in inputs]
+        known: set[int] = set()
         for instruction, dead in zip(program.instructions, last_uses(program), strict=True):
             for slot in instruction.reads:
-                if slot not in values:
-                    enter(slot, held[slot])
-            result = call(instruction, values, dtype)
+                if slot in held and slot not in known:
+                    enter(slot)
+                    known.add(slot)
             vertex = layout.vertex.get(instruction.result)
-            values[instruction.result] = result if vertex is None else keep(vertex, result)
+            for values in calls:
+                result = call(instruction, values, dtype)
+                values[instruction.result] = result if vertex is None else keep(vertex, result)
+                for slot in dead:
+                    values.pop(slot, None)
             for slot in dead:
-                values.pop(slot, None)
                 if slot in held:
                     stored.pop(layout.root[slot], None)
         for _, slot in program.outputs:
-            if slot not in values:
-                enter(slot, held[slot])
-    return tuple(values[slot] for _, slot in program.outputs)
+            if slot in held and slot not in known:
+                enter(slot)
+    return [tuple(values[slot] for _, slot in program.outputs) for values in calls]
 
 
 def _as_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -170,10 +188,22 @@ class Emulator:
         Raises:
             UsageError: the plan has not one format per vertex, or "" for a vertex that is not fixed.
         """
+        emulation = Emulation(())
+        emulation.outputs = run(self.captured, inputs, _compute_dtype(plan), self._store(plan, emulation))
+        return emulation
+
+    def outputs(self, plan: Plan, inputs: Sequence[Any]) -> list[tuple[torch.Tensor, ...]]:
+        """The outputs alone, of several calls side by side: every weight is converted once, not once per call.
+
+        Raises:
+            UsageError: as a single call.
+        """
+        return run_many(self.captured, inputs, _compute_dtype(plan), self._store(plan, Emulation(())))
+
+    def _store(self, plan: Plan, emulation: Emulation) -> Store:
         vertices = self.captured.graph.vertices
         if len(plan.formats) != len(vertices):
             raise UsageError(f"the plan has {len(plan.formats)} formats for {len(vertices)} vertices")
-        emulation = Emulation(())
 
         def store(index: int, value: torch.Tensor) -> torch.Tensor:
             vertex, fmt = vertices[index], plan.formats[index]
@@ -184,8 +214,7 @@ class Emulator:
                 return self._weight(vertex, value, fmt, emulation)
             return _checked_store(vertex, value, fmt, 0, emulation)
 
-        emulation.outputs = run(self.captured, inputs, _compute_dtype(plan), store)
-        return emulation
+        return store
 
     def _weight(self, vertex: Vertex, value: torch.Tensor, fmt: str, emulation: Emulation) -> torch.Tensor:
         if fmt in ("fp32", "fp64"):

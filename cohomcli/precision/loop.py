@@ -1,10 +1,10 @@
 """The closed loop: solve, emulate on calibration inputs, rescale the budget by what was measured, solve again.
 
-The solver's error model is first order and additive. What it leaves out (correlated roundings, curvature) shows in the
-measurement, and errors scale with the square root of the budget: after a plan solved for t measured m, the next one is
-solved for t * goal / m. A plan counts as good when its worst calibration input errs by at most `goal` = epsilon times
-a margin, which is what held-out inputs are allowed to be worse by. When no round gives a good plan, the one with the
-least predicted error (every vertex in its most accurate format) is the last candidate.
+The solver's error model is first order and additive, and was scored on few inputs. What it leaves out shows when the
+plan runs on all calibration inputs: each errs by its own amount, and a plan is good when the bound that these errors
+give for an unseen input (`precision.unseen`) is within epsilon. Otherwise errors scale with the square root of the
+budget: after a plan that used t of it with bound m, the next one is solved for t * epsilon / m. When no round gives a
+good plan, the widest format everywhere is the answer. Held-out inputs play no part.
 """
 
 from __future__ import annotations
@@ -15,29 +15,39 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cohomcli.precision.assignment import solve
 from cohomcli.precision.costs import bytes_of
 from cohomcli.precision.execute import Emulator
+from cohomcli.precision.formats import get_format
 from cohomcli.precision.options import PrecisionOptions
-from cohomcli.precision.output_norm import OutputNorm, budget
+from cohomcli.precision.output_norm import OutputNorm, budget, from_scores
 from cohomcli.precision.problem import Wishes, build_problem, plan_of
 from cohomcli.precision.result import Round
 from cohomcli.precision.spec import Admissibility, ComputationGraph, ErrorNorm, Plan, Problem, Sensitivity, Solution
+from cohomcli.precision.unseen import unseen_bound
 
-# How much of epsilon the worst calibration input may use. The largest entry of unseen outputs and a divergence vary
-# more from input to input than a relative L2 norm does.
-MARGIN: dict[ErrorNorm, float] = {"rel-l2": 0.65, "max-abs": 0.5, "kl": 0.5}
-WASTE = 0.8  # a good plan whose worst input errs by less than this share of the goal is worth another round
+# The share of epsilon that the first round is solved for: about what proves right where inputs are much alike.
+FIRST: dict[ErrorNorm, float] = {"rel-l2": 0.85, "max-abs": 0.7, "kl": 0.8}
+WASTE = 0.8  # a good plan whose bound is below this share of epsilon is worth another round
 WORTH = 0.01  # a further round should be able to save this share of the cost
 LARGEST_STEP = 16.0  # per round, in error
+CAUTION, LAST_CAUTION = 0.95, 0.6  # steps are shortened by it, the last one more, because nothing corrects it
+GAP = 5e-3  # the certified gap that a round stops at
 
 Predict = Callable[[Plan], float]
+Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What stays the same from round to round. `norm` is bound to the calibration `inputs`."""
+    """What stays the same from round to round. `norm` is bound to the calibration `inputs`.
+
+    A plan runs on the first `n_first` of them, and on the others if it keeps epsilon there (None: all at once).
+    Plans are solved for `scores` (n, F): the sensitivity's, or what they may be on an unseen input.
+    `unseen` is False when the inputs are all there is, so that no other needs a margin.
+    """
 
     graph: ComputationGraph
     sensitivity: Sensitivity
@@ -46,15 +56,18 @@ class Setting:
     emulate: Emulator
     inputs: Sequence[Any]
     predict: Predict
+    n_first: int | None = None
+    scores: Scores | None = None
+    unseen: bool = True
 
 
 @dataclass(frozen=True)
 class Looped:
-    """The loop's answer: the cheapest good plan, else the most accurate one tried.
+    """The loop's answer: the cheapest good plan, else the widest format everywhere.
 
-    `solution` and `problem` are those of the plan's round; of the first round, when the plan is the most accurate there
-    is and came from none (`solved` False). `chosen` is its place in `rounds`, `tried` are the plans of all rounds.
-    `good` says whether it kept the goal on every calibration input.
+    `solution` and `problem` are those of the plan's round; of the first round, when the plan is the widest one and came
+    from none (`solved` False). `chosen` is its place in `rounds`, `tried` are the plans of all rounds. `good` says
+    whether the bound for unseen inputs is within epsilon.
     """
 
     plan: Plan
@@ -83,26 +96,47 @@ def closed_loop(setting: Setting, options: PrecisionOptions, progress: Callable[
     Raises:
         UsageError: the wishes leave an op without a format.
     """
-    goal = options.epsilon * MARGIN[options.norm]
-    target = goal
+    target = options.epsilon * (FIRST[options.norm] if setting.unseen else 1.0)
     tries: list[_Try] = []
     for number in range(options.max_rounds):
         problem = problem_for(setting, options, target)
-        solution = solve(problem, options.time_limit, starts=[choice_of(setting, t.plan) for t in tries])
+        starts = [choice_of(setting, t.plan) for t in tries]
+        solution = solve(problem, options.time_limit, GAP, starts)
         if solution.choice is None:
             break
         plan = plan_of(setting.graph, setting.sensitivity.formats, solution)
-        tries.append(_measure(setting, target, plan, solution, problem, goal))
+        tries.append(_measure(setting, options, target, plan, (problem, solution)))
         progress(number + 1)
-        if (step := _step(tries, goal)) is None:
+        step = _step(tries, options.epsilon, LAST_CAUTION if number + 2 >= options.max_rounds else CAUTION)
+        if step is None:
             break
-        target *= step
-    if not any(t.good for t in tries):
-        last = tries[0] if tries else None
-        plan = most_accurate(setting, problem)
-        fallback = _measure(setting, target, plan, last.solution if last else solution, problem, goal)
-        tries.append(replace(fallback, solved=False))
-    return _best(tries)
+        used = target if tries[-1].good else min(target, from_scores(options.norm, solution.error or 0.0) or target)
+        target = used * step
+    return _answer(setting, options, tries, (problem, solution))
+
+
+def _answer(
+    setting: Setting, options: PrecisionOptions, tries: Sequence[_Try], last: tuple[Problem, Solution]
+) -> Looped:
+    """The cheapest good plan; else the widest one, measured too."""
+    good = [t for t in tries if t.good]
+    if good:
+        best = min(good, key=_cost)
+    else:
+        first = (tries[0].problem, tries[0].solution) if tries else last
+        found = _measure(setting, options, options.epsilon, widest(setting, first[0]), first)
+        best = replace(found, solved=False, round=replace(found.round, solved=False))
+        tries = [*tries, best]
+    return Looped(
+        plan=best.plan,
+        solution=best.solution,
+        problem=best.problem,
+        rounds=tuple(t.round for t in tries),
+        chosen=tries.index(best),
+        good=best.good,
+        solved=best.solved,
+        tried=tuple(t.plan for t in tries),
+    )
 
 
 def choice_of(setting: Setting, plan: Plan) -> list[int]:
@@ -111,12 +145,23 @@ def choice_of(setting: Setting, plan: Plan) -> list[int]:
     return [column.get(fmt, 0) for fmt in plan.formats]
 
 
+def widest(setting: Setting, problem: Problem) -> Plan:
+    """Every vertex, or group of them, in the allowed format with the most significand bits, then the widest range."""
+    formats = [get_format(name) for name in setting.sensitivity.formats]
+    rank = np.argsort(np.argsort([f.significand_bits + 1e-3 * math.log2(f.max) for f in formats]))
+    return _least(setting, problem, np.broadcast_to(-rank.astype(np.float64), problem.error.shape))
+
+
 def most_accurate(setting: Setting, problem: Problem) -> Plan:
     """Every vertex, or group of them, in the allowed format with the least score."""
-    error = np.where(problem.allowed, problem.error, np.inf)
-    choice = error.argmin(axis=1)
+    return _least(setting, problem, problem.error)
+
+
+def _least(setting: Setting, problem: Problem, value: NDArray[np.float64]) -> Plan:
+    value = np.where(problem.allowed, value, np.inf)
+    choice = value.argmin(axis=1)
     for group in _merged(problem.groups):
-        choice[group] = error[group].sum(axis=0).argmin()
+        choice[group] = value[group].sum(axis=0).argmin()
     formats = setting.sensitivity.formats
     return Plan(tuple("" if v.fixed else formats[f] for v, f in zip(setting.graph.vertices, choice, strict=True)))
 
@@ -134,41 +179,62 @@ def problem_for(setting: Setting, options: PrecisionOptions, epsilon: float) -> 
     """The assignment problem for a predicted error of at most `epsilon`, in the units of the norm."""
     wishes = Wishes(options.objective, options.level, options.keep, options.target)
     allowed = math.sqrt(budget(options.norm, epsilon))
-    return build_problem(setting.graph, setting.sensitivity, setting.admissibility, allowed, wishes)
+    known = setting.sensitivity if setting.scores is None else replace(setting.sensitivity, scores=setting.scores)
+    return build_problem(setting.graph, known, setting.admissibility, allowed, wishes)
 
 
-def errors_of(norm: OutputNorm, outputs: Sequence[tuple[Any, ...]]) -> tuple[float, float]:
-    """The error over all inputs together, and that of the worst single input; inf where an output is not finite."""
+def errors_of(norm: OutputNorm, outputs: Sequence[tuple[Any, ...]]) -> tuple[float, list[float]]:
+    """The error over all inputs together, and that of every single one; inf where an output is not finite.
+
+    `outputs` may be those of the first inputs alone.
+    """
+    n = len(outputs)
     singles = [
         replace(norm, references=(reference,), weights=(weight,)).error([output])
-        for reference, weight, output in zip(norm.references, norm.weights, outputs, strict=True)
+        for reference, weight, output in zip(norm.references[:n], norm.weights[:n], outputs, strict=True)
     ]
-    total = norm.error(outputs)
-    finite = all(map(math.isfinite, [total, *singles]))
-    return (total, max(singles)) if finite else (math.inf, math.inf)
+    total = replace(norm, references=norm.references[:n], weights=norm.weights[:n]).error(outputs)
+    finite = [error if math.isfinite(error) else math.inf for error in singles]
+    return (total if math.isfinite(total) and math.inf not in finite else math.inf), finite
 
 
-def _measure(setting: Setting, target: float, plan: Plan, solution: Solution, problem: Problem, goal: float) -> _Try:
-    total, worst = errors_of(setting.norm, [setting.emulate(plan, x).outputs for x in setting.inputs])
+def _measure(
+    setting: Setting, options: PrecisionOptions, target: float, plan: Plan, solved: tuple[Problem, Solution]
+) -> _Try:
+    """Run the plan on the first inputs, and on all when it keeps epsilon there."""
+    first = setting.n_first or len(setting.inputs)
+    outputs = [setting.emulate(plan, x).outputs for x in setting.inputs[:first]]
+    total, errors = errors_of(setting.norm, outputs)
+    if max(errors) <= options.epsilon and first < len(setting.inputs):
+        outputs += [setting.emulate(plan, x).outputs for x in setting.inputs[first:]]
+        total, errors = errors_of(setting.norm, outputs)
+    worst = max(errors)
+    bound = unseen_bound(errors, options.norm) if setting.unseen else worst
     done = Round(
         target=target,
         predicted=setting.predict(plan),
-        measured=total if math.isfinite(total) else None,
-        worst=worst if math.isfinite(worst) else None,
+        measured=_finite(total),
+        worst=_finite(worst),
         bytes=bytes_of(setting.graph, plan).total,
+        bound=_finite(bound),
+        n_inputs=len(errors),
     )
-    return _Try(plan, solution, problem, done, worst <= goal)
+    return _Try(plan, solved[1], solved[0], done, bound <= options.epsilon)
 
 
-def _step(tries: Sequence[_Try], goal: float) -> float | None:
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _step(tries: Sequence[_Try], epsilon: float, caution: float) -> float | None:
     """The factor to change the target by, None when the last plan is good and no other is worth it."""
     last = tries[-1]
-    worst = last.round.worst
-    if worst is None:
+    bound = last.round.bound
+    if bound is None:
         return 1.0 / LARGEST_STEP
-    if worst == 0.0 or (last.good and (worst >= WASTE * goal or _cheap_enough(tries))):
+    if last.good and (bound == 0.0 or bound >= WASTE * epsilon or _cheap_enough(tries)):
         return None
-    return min(max(goal / worst * (0.97 if not last.good else 0.95), 1.0 / LARGEST_STEP), LARGEST_STEP)
+    return min(max(epsilon / bound * caution, 1.0 / LARGEST_STEP), LARGEST_STEP)
 
 
 def _cheap_enough(tries: Sequence[_Try]) -> bool:
@@ -181,15 +247,5 @@ def _cheap_enough(tries: Sequence[_Try]) -> bool:
     return known >= (1.0 - WORTH) * solution.objective
 
 
-def _best(tries: Sequence[_Try]) -> Looped:
-    def cost(t: _Try) -> float:
-        return t.round.bytes if t.solution.objective is None or not t.solved else t.solution.objective
-
-    def error(t: _Try) -> float:
-        return math.inf if t.round.worst is None else t.round.worst
-
-    good = [t for t in tries if t.good]
-    best = min(good, key=cost) if good else min(tries, key=error)
-    rounds = tuple(t.round for t in tries)
-    plans = tuple(t.plan for t in tries)
-    return Looped(best.plan, best.solution, best.problem, rounds, tries.index(best), best.good, best.solved, plans)
+def _cost(tried: _Try) -> float:
+    return tried.round.bytes if tried.solution.objective is None else tried.solution.objective

@@ -25,6 +25,7 @@ from cohomcli.errors import InputRefused, UsageError
 from cohomcli.models.files.read import read_model_file
 from cohomcli.models.folder import ModelFolder, read_config, read_json
 from cohomcli.models.load import load_any, local_folder
+from cohomcli.models.own import own_class_named
 from cohomcli.models.pretrained import read_transformers_config
 from cohomcli.models.quiet import quiet
 from cohomcli.models.resolve import resolve
@@ -248,7 +249,7 @@ def _model_class(folder: Path, settings: Mapping[str, Any]) -> Any:
 
     listed = settings.get("architectures")
     name = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else ""
-    found = getattr(transformers, name, None) if name.isidentifier() else None
+    found = own_class_named(name) or (getattr(transformers, name, None) if name.isidentifier() else None)
     if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
         raise InputRefused(f"{str(folder)!r} is of no transformers model class: {name!r}", _SAVE_AGAIN)
     return found

@@ -18,8 +18,8 @@ class PrecisionOptions:
 
     `keep` rules and the hardware `target` restrict formats; `headroom` is the range left free above what calibration
     saw. `n_probes` random adjoints per input score the ops, at most `max_rounds` closed-loop rounds correct the plan,
-    `time_limit` seconds bound each solve. `n_pareto` points of the trade-off are solved, curvature is computed for the
-    `n_curvature` largest contributors.
+    `time_limit` seconds bound each solve as the last resort. `n_pareto` points of the trade-off are solved, curvature
+    is computed for the `n_curvature` largest contributors.
     """
 
     epsilon: float = 1e-2
@@ -32,7 +32,7 @@ class PrecisionOptions:
     headroom: float = 2.0
     n_probes: int = 16
     max_rounds: int = 3
-    time_limit: float = 20.0
+    time_limit: float = 60.0
     n_pareto: int = 9
     n_curvature: int = 12
     baselines: bool = True

@@ -58,8 +58,8 @@ class OutputNorm:
     def _kl(self, outputs: Sequence[Outputs]) -> float:
         total = 0.0
         for (y,), (reference,), (weight,) in self._rows(outputs):
-            p, q = reference.log_softmax(-1), y.double().log_softmax(-1)
-            total += float(_counted((p.exp() * (p - q)).sum(-1, keepdim=True), weight).sum())
+            divergence = _divergence(reference.log_softmax(-1), y.double().log_softmax(-1))
+            total += float(_counted(divergence.sum(-1, keepdim=True), weight).sum())
         return total / self.n_positions
 
     @cached_property
@@ -143,6 +143,20 @@ def bind(captured: Captured, inputs: Sequence[Any], kind: ErrorNorm) -> OutputNo
     if not all(bool(torch.isfinite(r).all()) for r in counted):
         raise AnalysisIncomplete("the model's own output is not finite in float64", "check the model and its inputs")
     return norm
+
+
+def _divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """The terms p (q/p - 1 - log(q/p)) >= 0 of KL(p || q), whose sum it is because p and q have the same sum.
+
+    The usual terms p log(p/q) cancel: their sum has an error of 1e-16, which is what fp32 itself reaches.
+    """
+    p, change = log_p.exp(), log_q - log_p
+    return torch.where(p == 0.0, log_q.exp(), p * (torch.expm1(change) - change))
+
+
+def joined(first: OutputNorm, second: OutputNorm) -> OutputNorm:
+    """One norm around the inputs of both, the first's before the second's."""
+    return replace(first, references=first.references + second.references, weights=first.weights + second.weights)
 
 
 def _weights(inputs: Any, outputs: Outputs) -> Outputs:

@@ -32,7 +32,7 @@ def pareto(
     rel_gap: float = 1e-3,
     known: Sequence[Sequence[int]] = (),
 ) -> tuple[ParetoPoint, ...]:
-    """Solve with budget epsilon**2 for every tolerance, largest last; `time_limit` seconds are shared among them.
+    """Solve with budget epsilon**2 for every tolerance, largest last, each in at most `time_limit` seconds.
 
     A plan for a smaller tolerance meets a larger one, so each solution starts from the one before and costs never rise;
     a bound for a larger tolerance holds for a smaller one, so bounds are carried back and never rise either. `known`
@@ -48,8 +48,7 @@ def pareto(
     for epsilon in grid:
         previous = solutions[-1].choice if solutions else None
         starts = [*known] if previous is None else [previous.tolist(), *known]
-        share = time_limit / len(grid)
-        solutions.append(solve(replace(problem, budget=epsilon * epsilon), share, rel_gap, starts))
+        solutions.append(solve(replace(problem, budget=epsilon * epsilon), time_limit, rel_gap, starts))
     return _points(grid, solutions)
 
 

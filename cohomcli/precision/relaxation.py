@@ -28,6 +28,7 @@ Array = NDArray[np.float64]
 ERROR_SCALE = 1e3  # HiGHS reads coefficients below 1e-9 as 0 and meets rows to 1e-7: both are relative to this
 NEGLIGIBLE = 1e-12  # errors below this share of the slack leave the row, and are charged to it all together
 COST_SCALE = 1e4
+WALL = 10.0  # seconds on HiGHS's clock, the wall's, for each CPU second: on a busy machine they pass faster
 PRICE_STEPS = 60
 POTENTIAL_BITS = 32  # potentials are rounded to 2**-32 of the largest
 
@@ -196,7 +197,7 @@ class Relaxation:
         return high
 
     def relax(self, domains: Domains, seconds: float) -> RelaxedPoint | None:
-        """Solve the linear relaxation over sub-domains; None when HiGHS does not finish within `seconds`."""
+        """Solve the linear relaxation over sub-domains; None when HiGHS does not finish within CPU `seconds`."""
         bounds, high = self._bounds, self._box(domains)
         found = linprog(
             np.asarray(self._cost) * self._cost_scale,
@@ -206,15 +207,15 @@ class Relaxation:
             b_eq=np.ones(len(self._domains)),
             bounds=np.column_stack([np.zeros_like(high), high]),
             method="highs",
-            options={"time_limit": max(seconds, 0.1)},
+            options={"time_limit": WALL * max(seconds, 0.1)},
         )
         if found.status != 0:
             return None
         marginals = np.asarray(found.ineqlin.marginals) / -self._cost_scale if len(bounds) else np.zeros(0)
         return RelaxedPoint(self._shares(found.x), self._multipliers(np.maximum(marginals, 0.0)))
 
-    def integer(self, seconds: float, rel_gap: float) -> list[int] | None:
-        """The best assignment HiGHS finds within `seconds`, one format per group, unchecked; None if it finds none."""
+    def integer(self, seconds: float, rel_gap: float, nodes: int) -> list[int] | None:
+        """The best assignment HiGHS finds in `nodes` nodes and `seconds`, unchecked; None if it finds none."""
         rows = [LinearConstraint(self._one, 1.0, 1.0)]
         if len(self._bounds):
             rows.append(LinearConstraint(self._upper, -np.inf, self._bounds))
@@ -224,7 +225,7 @@ class Relaxation:
                 integrality=np.arange(len(self._cost)) < len(self._x),
                 bounds=Bounds(0.0, self._box(self._domains)),
                 constraints=rows,
-                options={"time_limit": max(seconds, 0.1), "mip_rel_gap": rel_gap},
+                options={"time_limit": WALL * max(seconds, 0.1), "mip_rel_gap": rel_gap, "node_limit": nodes},
             )
         return None if found.x is None else [int(f) for f in self._shares(found.x).argmax(axis=1)]
 

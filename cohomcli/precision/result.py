@@ -120,7 +120,9 @@ class Baseline:
 class Round:
     """One round of the closed loop: the error the solver was given, what the plan predicted and what it measured.
 
-    `measured` is the error over all calibration inputs, `worst` that of the worst single one; None when not finite.
+    `measured` is the error over the `n_inputs` calibration inputs that it ran on, `worst` that of the worst single one,
+    `bound` what an unseen input is expected to keep (`precision.unseen`, estimated); None when not finite. `solved` is
+    False for the widest format everywhere, the last resort that no solver chose.
     """
 
     target: float
@@ -128,19 +130,24 @@ class Round:
     measured: float | None
     worst: float | None
     bytes: int
+    bound: float | None = None
+    n_inputs: int = 0
+    solved: bool = True
 
 
 @dataclass(frozen=True)
 class TradeOff:
     """One point of the Pareto curve: the cheapest plan predicted to meet `epsilon`; None where there is none.
 
-    `objective` and `lower_bound` are in the objective's units (bytes by default).
+    `objective` and `lower_bound` are in the objective's units (bytes by default). `measured_error` is that over the
+    calibration inputs, of the few points that were run; None for the others, and where an output was not finite.
     """
 
     epsilon: float
     predicted_error: float | None
     objective: float | None
     lower_bound: float | None
+    measured_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,25 @@ class CurvatureRow:
     reference: str
     measured: float | None
     condition: float | None
+
+
+@dataclass(frozen=True)
+class Refutation:
+    """What became of one attempt to prove something about formats and epsilon (`precision.prove`).
+
+    `kind` is format, collision, witness or curvature, which say what cannot be, or box, an upper bound of the plan's
+    error. `status` is "proved", with the path of its certificate and the proved bound `error` of the error (None: not
+    finite, or none), or "not found", with the reason in `text`.
+    """
+
+    format: str
+    kind: str
+    text: str
+    epsilon: float
+    norm: str
+    error: float | None
+    certificate: str | None = None
+    status: str = "not found"
 
 
 @dataclass(frozen=True)
@@ -211,6 +237,7 @@ class PrecisionResult:
     notes: tuple[str, ...] = field(default=())
     n_surveyed: int = 0
     n_overflows: int = 0
+    refutations: tuple[Refutation, ...] = ()
 
     @property
     def kind(self) -> str:

@@ -1,13 +1,18 @@
 """What storing each vertex in each format does to the output, to first order, from one forward run and K adjoints.
 
-With d = round_f(v) - v known and g_k = J_v^T lambda_k from a backward sweep (`precision.adjoint`), the squared output
-error ||J_v d||^2 of one rounding is estimated by mean_k (g_k . d)^2, and its mean over independent roundings of the
-same size by mean_k sum_j g_kj^2 d_j^2. This is ADAPT's estimate (Menon et al. 2018) with random output directions
-(Hutchinson 1990) in place of one scalar output. A weight too large to keep K gradients of is scored where it is read:
-the sweep's cotangent there against the change of that op when the weight is rounded.
+A rounding d = round_f(v) - v changes the output by J_v d, and g_k = J_v^T lambda_k from a backward sweep
+(`precision.adjoint`) along random directions lambda_k (Hutchinson 1990) has E (g_k . d)^2 = ||J_v d||^2. A plan's
+squared error is estimated in two parts, by how much is known about its roundings:
 
-The estimate is a mean over how roundings may fall. On one short input a few of them can make most of the error, and no
-estimate short of running the plan says how they fall; over several inputs they average (`benchmarks.prediction`).
+- known roundings: those of weights, which do not depend on the plan, and of a residual stream's dominant entries, which
+  are followed through it (`precision.streams`). They neither average out nor add in squares: their projections are
+  added first, mean_k (sum_v g_kv . d_v)^2.
+- all others depend on everything before them and are taken as independent with the sizes they have in the recorded
+  run: sum_v mean_k sum_j g_kj^2 d_j^2. This is ADAPT's estimate (Menon et al. 2018) with random output directions.
+  Where operands lie on the format's grid already, their op is rounded from there; where mean_k (g_k . d)^2 is larger
+  than chance allows, a rounding is coherent in itself and counts with that.
+
+What is left out: curvature, covariances of the others, and the sampling noise of K directions per input.
 """
 
 from __future__ import annotations
@@ -29,8 +34,8 @@ from cohomcli.precision.execute import Emulator, masked_entries, store_value, un
 from cohomcli.precision.formats import get_format
 from cohomcli.precision.output_norm import bind, from_scores
 from cohomcli.precision.ranges import describe
-from cohomcli.precision.spec import Admissibility, ErrorNorm, Inherited, Plan, Sensitivity, Vertex
-from cohomcli.precision.streams import Follower, squared_errors
+from cohomcli.precision.spec import Admissibility, ErrorNorm, Inherited, Plan, Projections, Sensitivity, Vertex
+from cohomcli.precision.streams import Follower, projections
 from cohomcli.progress import Progress, silent
 
 STEP = "adjoints"
@@ -121,7 +126,7 @@ def _trial(
 
 @dataclass
 class _Sums:
-    """Accumulated over inputs: the two estimators per (row, format); row 0 has no operand on the grid.
+    """Of an op, over inputs: the two estimators per (row, format); row 0 has no operand on the grid.
 
     `dominant` is the diagonal estimate of the entries that a stream follows, which the others leave out.
     """
@@ -150,17 +155,14 @@ class _Scorer:
         self.sums: dict[int, _Sums] = {}
         self.follower = Follower(captured)
         self._entries: dict[int, torch.Tensor] = {}  # positions that dominate a stream's sum
-        self._dots: dict[int, torch.Tensor] = {}
+        self._dots: list[dict[int, torch.Tensor]] = []  # of weights, input by input: (K, F) summed over their readers
 
     def add(self, sweep: Sweep) -> None:
         """Score one input's sweep."""
-        self._dots, self._entries = {}, self.follower.begin(sweep.recording.values)
+        self._dots.append({})
+        self._entries = self.follower.begin(sweep.recording.values)
         small = {v.index for v in self.vertices if v.kind == "weight" and not v.fixed and v.numel <= GRADIENT_LIMIT}
         sweep.run(lambda vertex, cotangents: self._visit(sweep, vertex, cotangents), small)
-        for vertex, dots in self._dots.items():
-            coherent = dots.square().mean(0).double().numpy()
-            self._entry(vertex).coherent[0] += coherent
-            self._entry(vertex).diagonal[0] += coherent
 
     def _entry(self, vertex: int, operands: tuple[int, ...] = ()) -> _Sums:
         if vertex not in self.sums:
@@ -181,7 +183,7 @@ class _Scorer:
             )
         rounding = torch.stack([self._rounding(vertex, value, fmt) for fmt in self.options.formats])
         if self.vertices[vertex].kind == "weight":
-            self._accumulate(vertex, 0, directions, rounding)
+            self._dots[-1][vertex] = directions.all @ rounding.T
             return
         operands = self._grid_operands(vertex)
         self._entry(vertex, operands)
@@ -244,7 +246,7 @@ class _Scorer:
             w = self.vertices[u]
             if w.kind == "weight" and not w.fixed and w.numel > GRADIENT_LIMIT:
                 dots = [self._dot(sweep, vertex, u, fmt, cotangents) for fmt in self.options.formats]
-                self._dots[u] = self._dots.get(u, 0.0) + torch.stack(dots, dim=1)
+                self._dots[-1][u] = self._dots[-1].get(u, 0.0) + torch.stack(dots, dim=1)
 
     def _dot(self, sweep: Sweep, vertex: int, weight: int, fmt: str, cotangents: torch.Tensor) -> torch.Tensor:
         w, value = self.vertices[weight], sweep.recording.values[weight]
@@ -256,11 +258,13 @@ class _Scorer:
 
     def result(self, admissible: Admissibility | None) -> Sensitivity:
         """The scores, inf where not admissible."""
-        n, options = len(self.vertices), self.options
+        n, options, weights = len(self.vertices), self.options, self._weights()
         scores, diagonal, coherent = (np.zeros((n, len(options.formats))) for _ in range(3))
+        scores[weights.vertices] = np.square(weights.values).mean(axis=3).sum(axis=2)
+        diagonal[weights.vertices] = coherent[weights.vertices] = scores[weights.vertices]
         inherited, minor = [], []
         for vertex, sums in self.sums.items():
-            combined = self._combine(vertex, sums)
+            combined = self._combine(sums)
             scores[vertex] = combined[0] + sums.dominant[0]
             diagonal[vertex], coherent[vertex] = sums.diagonal[0] + sums.dominant[0], sums.coherent[0]
             if sums.operands:
@@ -280,11 +284,20 @@ class _Scorer:
             inherited=tuple(inherited),
             streams=self.follower.result(options.n_probes),
             minor=tuple(minor),
+            weights=weights,
         )
 
-    def _combine(self, vertex: int, sums: _Sums) -> NDArray[np.float64]:
-        if self.vertices[vertex].kind == "weight":
-            return sums.coherent
+    def _weights(self) -> Projections:
+        """The weights' projections of all inputs, zero where an output does not depend on one."""
+        found = sorted({v for dots in self._dots for v in dots})
+        none = torch.zeros(self.options.n_probes, len(self.options.formats))
+        values = np.zeros((len(found), len(self.options.formats), len(self._dots), self.options.n_probes))
+        for n, dots in enumerate(self._dots):
+            for row, v in enumerate(found):
+                values[row, :, n] = dots.get(v, none).T.double().numpy()
+        return Projections(np.array(found, dtype=np.int64), values)
+
+    def _combine(self, sums: _Sums) -> NDArray[np.float64]:
         noise = 1.0 + SIGNIFICANT * math.sqrt(2.0 / self.options.n_probes)
         return np.where(sums.coherent > noise * sums.diagonal, sums.coherent, sums.diagonal)
 
@@ -320,9 +333,10 @@ def predict(found: Sensitivity, plan: Plan) -> float:
 
 
 def contributions(found: Sensitivity, plan: Plan) -> NDArray[np.float64]:
-    """Each vertex's share (n,) of the predicted squared error, with exact stores of copies counted as such.
+    """Each vertex's share (n,) of the predicted squared error; inf where its format is not admissible.
 
-    Shares of the sums of a residual stream can be negative: they are covariances with the whole stream's error.
+    Shares of weights and of the sums of a residual stream are covariances with the error of all of them together: a
+    negative one takes back what others do.
 
     Raises:
         UsageError: a format that was not scored, or a plan for another graph.
@@ -336,13 +350,26 @@ def contributions(found: Sensitivity, plan: Plan) -> NDArray[np.float64]:
     admissible = np.isfinite(total)
     bits = [_bits(f) for f in plan.formats]
     for entry in (*found.inherited, *found.minor):
-        fmt = plan.formats[entry.vertex]
         if admissible[entry.vertex]:
             row = sum(1 << n for n, u in enumerate(entry.operands) if bits[u] <= bits[entry.vertex])
-            total[entry.vertex] = entry.scores[row, column[fmt]]
-    for stream in found.streams:
-        total[[v for v, *_ in stream.sums]] += squared_errors(stream, plan)
+            total[entry.vertex] = entry.scores[row, column[plan.formats[entry.vertex]]]
+    if found.weights is not None:
+        total[found.weights.vertices[admissible[found.weights.vertices]]] = 0.0
+        known, along = _known_roundings(found, found.weights, plan, column)
+        total[known] += (along * along.sum(axis=0)).mean(axis=2).sum(axis=1)
     return total
+
+
+def _known_roundings(
+    found: Sensitivity, weights: Projections, plan: Plan, column: Mapping[str, int]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Vertices (m,), none twice, and their projections (m, n_inputs, K) under the plan."""
+    formats = [column.get(plan.formats[v], 0) for v in weights.vertices]
+    vertices, along = [weights.vertices], [weights.values[np.arange(len(formats)), formats]]
+    for stream in found.streams:
+        vertices.append(np.array([v for v, *_ in stream.sums], dtype=np.int64))
+        along.append(projections(stream, plan, weights.values.shape[2]))
+    return np.concatenate(vertices), np.concatenate(along)
 
 
 def _bits(fmt: str) -> int:

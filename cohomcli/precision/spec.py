@@ -72,10 +72,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Ranges:
-    """What calibration saw: largest and smallest non-zero finite magnitude per vertex, arrays (n_vertices,) float64."""
+    """What calibration saw: largest and smallest non-zero finite magnitude per vertex, arrays (n_vertices,) float64.
+
+    `peaks` (n_inputs, n_vertices) are the largest magnitudes input by input, None where they were not kept.
+    """
 
     max_abs: NDArray[np.float64]
     min_abs: NDArray[np.float64]
+    peaks: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,17 +112,26 @@ class Stream:
 
 
 @dataclass(frozen=True)
+class Projections:
+    """<g, d> for the roundings d of weights along every adjoint: `values` (W, F, n_inputs, K) of `vertices` (W,)."""
+
+    vertices: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Sensitivity:
     """First-order effect of storing vertex v in format f on the output error, from K random adjoints (estimated).
 
     `scores[v, f]` estimates the squared output error, in the units of `norm` squared (of `kl`: KL itself, in nats), on
-    the assumption that the operands of v are not rounded to f; inf where the format is not admissible. A plan's
-    predicted error is sqrt(sum_v scores[v, f_v]) with the rows of `inherited` where they apply and the dominant
-    entries of `streams` followed through the plan (`sensitivity.predict`); without those it is an upper estimate,
-    mostly. `minor` has the scores of the streams' sums without their dominant entries.
+    the assumption that the operands of v are not rounded to f; inf where the format is not admissible. They add up to
+    a plan's squared error on average over independent roundings; `sensitivity.predict` knows more about one plan: rows
+    of `inherited` where they apply, and what `weights` and the dominant entries of `streams` do together. `minor` has
+    the scores of the streams' sums without their dominant entries.
     `diagonal` and `coherent` are the two estimators, mean_k sum_j g_j^2 d_j^2 (independent roundings) and
-    mean_k (g . d)^2 (this very rounding): the rounding of a weight is the same in every plan and takes the second, that
-    of an op depends on all before it and takes the first, unless the second is larger beyond sampling noise.
+    mean_k (g . d)^2 (this very rounding): the rounding of a weight is the same in every plan and takes the second (it
+    has no other), that of an op depends on all before it and takes the first, unless the second is larger beyond
+    sampling noise.
     `curvature_ratio[f]` is even/odd of the antithetic test under uniform format f: how far first order can be trusted.
     """
 
@@ -132,6 +145,7 @@ class Sensitivity:
     inherited: tuple[Inherited, ...] = ()
     streams: tuple[Stream, ...] = ()
     minor: tuple[Inherited, ...] = ()
+    weights: Projections | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +188,7 @@ class Solution:
     proves that no assignment meets the budget. `price` is the multiplier of the error budget (cost per unit of error),
     inf where no assignment exists.
     `certificate` proves `lower_bound` or the infeasibility: `certificate.check(problem, it)` accepts it.
+    `timed_out` says that the clock ended the search, so that another machine may find another solution.
     """
 
     choice: NDArray[np.int64] | None
@@ -185,3 +200,4 @@ class Solution:
     infeasible: bool
     seconds: float
     certificate: Certificate | None = None
+    timed_out: bool = False

@@ -137,16 +137,11 @@ def _joined(sums: tuple[tuple[int, ...], ...], found: Sequence[_Entries], n_prob
 # --- following --------------------------------------------------------------------------------------------------------
 
 
-def squared_errors(stream: Stream, plan: Plan) -> Array:
-    """Each sum's share (n_sums,) of the squared output error that the plan's roundings of the entries cause together.
-
-    The shares add up to sum_i mean_k (sum_v g_vk . d_v)^2 over the entries of every input i; one may be negative, where
-    a rounding takes back another's error.
-    """
-    inputs = np.eye(stream.example.max() + 1)[stream.example]  # (T, n_inputs)
-    projections = (stream.gradients * roundings(stream, plan)[:, None, :]) @ inputs  # (n_sums, K, n_inputs)
-    shares: Array = (projections * projections.sum(axis=0)).sum(axis=2).mean(axis=1)
-    return shares
+def projections(stream: Stream, plan: Plan, n_inputs: int) -> Array:
+    """<g_k, d> (n_sums, n_inputs, K) of the plan's roundings d of each sum's dominant entries, input by input."""
+    inputs = np.eye(n_inputs)[stream.example]  # (T, n_inputs)
+    found: Array = ((stream.gradients * roundings(stream, plan)[:, None, :]) @ inputs).swapaxes(1, 2)
+    return found
 
 
 def roundings(stream: Stream, plan: Plan) -> Array:

@@ -42,7 +42,8 @@ class Inputs:
     """Calls of the model, all of one shape; `description` names and hashes them for the report.
 
     Plans are made on `calibration`, of which the first `n_scored` are differentiated; errors are reported on `heldout`.
-    `surveyed` are further calibration inputs that only show which magnitudes occur.
+    `surveyed` are further calibration inputs, that show which magnitudes occur and how much errors vary. If `heldout`
+    is `calibration` itself, no margin is left for unseen inputs.
     """
 
     calibration: Sequence[Any]
@@ -306,8 +307,10 @@ def _notes(captured: Captured, inputs: Inputs, options: PrecisionOptions, found:
             )
     solution = found.looped.solution
     if solution.gap is not None and solution.gap > 1e-2:
+        notes.append(f"The solver stopped at a gap of {solution.gap:.1%}: a cheaper plan may exist.")
+    if solution.timed_out:
         notes.append(
-            f"The solver's gap is {solution.gap:.1%} after its time limit of {options.time_limit:g} s: a cheaper plan "
-            "may exist, and another machine may find another one."
+            f"The solver ran out of its {options.time_limit:g} s: another machine, or this one when it is less busy, "
+            "may find another plan."
         )
     return notes

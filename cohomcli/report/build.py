@@ -14,17 +14,24 @@ from cohomcli.report.names import clean, unique_slugs
 from cohomcli.report.picture import Picture
 from cohomcli.report.plots import pictures_of
 from cohomcli.report.plots_compare import compare_picture
+from cohomcli.report.plots_drift import drift_pictures
 from cohomcli.report.precision.csvfiles import PRECISION_FILES, write_precision_tables
 from cohomcli.report.precision.pictures import precision_pictures
+from cohomcli.report.pruning.pictures import pruning_pictures
+from cohomcli.report.representation.csvfiles import REPRESENTATION_FILES, write_representation_tables
 from cohomcli.report.sections import assemble
 from cohomcli.report.style import identity, save_png
-from cohomcli.report.tables import BETTI, DIAGRAMS, LAYERS, write_tables
+from cohomcli.report.tables import BETTI, DIAGRAMS, LAYERS, LIMITS, LOOPS, write_tables
+from cohomcli.report.training.pictures import training_pictures
 from cohomcli.results import Entry
 
 if TYPE_CHECKING:
     from cohomcli.topology.comparison import Comparison
 
 __all__ = ["ReportContext", "build"]
+
+_WRITERS = (write_tables, write_precision_tables, write_representation_tables)
+_TABLES = (LAYERS, BETTI, DIAGRAMS, LIMITS, LOOPS, *PRECISION_FILES, *REPRESENTATION_FILES)
 
 
 def build(
@@ -44,11 +51,11 @@ def build(
     """
     out.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(entries)
-    compared = [compare_picture(comparison)] if comparison is not None and comparison.rows else []
+    compared = [compare_picture(comparison), *drift_pictures(comparison)] if comparison and comparison.rows else []
     everything = [*compared, *(picture for group in pictures for picture in group)]
     steps = len(everything) if context.plots else 0
     written = _draw(everything, out, progress, steps + 2) if steps else []
-    tables = [*write_tables(entries, out), *write_precision_tables(entries, out)]
+    tables = [table for write in _WRITERS for table in write(entries, out)]
     progress("report", steps + 1, steps + 2)
     section = comparison_section(comparison, compared, entries)
     document = assemble(entries, pictures, section, context, _files(tables))
@@ -69,11 +76,12 @@ def _pictures(entries: Sequence[Entry]) -> list[list[Picture]]:
 
 
 def _pictures_of(entry: Entry, prefix: str) -> list[Picture]:
-    if entry.precision is None:
-        return pictures_of(entry, prefix)
     model, dataset = clean(entry.model, 60), clean(entry.dataset, 40)
     subject = f"{model} on {dataset}" if dataset else model
-    return [*precision_pictures(entry.precision, subject, prefix), *pictures_of(entry, prefix)]
+    planned = precision_pictures(entry.precision, subject, prefix) if entry.precision else []
+    trained = training_pictures(entry.training, subject, prefix) if entry.training else []
+    pruned = pruning_pictures(entry.pruning, subject, prefix) if entry.pruning else []
+    return [*planned, *trained, *pruned, *pictures_of(entry, prefix)]
 
 
 def _draw(pictures: Sequence[Picture], out: Path, progress: Progress, steps: int) -> list[Path]:
@@ -90,4 +98,4 @@ def _draw(pictures: Sequence[Picture], out: Path, progress: Progress, steps: int
 
 def _files(tables: Sequence[Path]) -> list[Fact]:
     names = {path.name for path in tables}
-    return [fact for fact in (LAYERS, BETTI, DIAGRAMS, *PRECISION_FILES) if Path(fact.label).name in names]
+    return [fact for fact in _TABLES if Path(fact.label).name in names]

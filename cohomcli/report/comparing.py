@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cohomcli.report.document import Column, ComparisonSection, Table
+from cohomcli.report.drifting import drift_limits, drift_sentences, drift_tables
 from cohomcli.report.names import DASH, clean, count, listing, number, ratio
 from cohomcli.report.picture import Picture
 from cohomcli.report.precision.comparing import precision_comparison
@@ -70,6 +71,7 @@ def _seen(comparison: Comparison, labels: Sequence[str]) -> list[str]:
     loops = _span(rows, labels, lambda row: row.mean_h1_over_scale, lambda value: number(value, 3))
     if loops:
         sentences.append(f"H1 total persistence over scale, mean of the blocks: {loops}.")
+    sentences += drift_sentences(comparison, labels)
     return [*sentences, *(_contrast(item, labels) for item in comparison.contrasts), *_correlations(comparison)]
 
 
@@ -129,11 +131,12 @@ def _limits(comparison: Comparison) -> list[str]:
             "Each model counts once in a correlation, however many layers it has. With few models even a perfect "
             "correlation is weak evidence; the p-values are corrected for all of them together (Holm 1979)."
         )
-    return [*sentences, *(clean(note, 400) for note in comparison.notes)]
+    return [*sentences, *drift_limits(comparison), *(clean(note, 400) for note in comparison.notes)]
 
 
 def _tables(comparison: Comparison, labels: Sequence[str]) -> list[Table]:
-    tables = [_figures_table(comparison.rows, labels), _ranking_table(comparison, labels)]
+    tables = [_figures_table(comparison.rows, labels), *drift_tables(comparison, labels)]
+    tables += [_ranking_table(comparison, labels)]
     tables += [_contrast_table(contrast, labels) for contrast in comparison.contrasts]
     tables += [
         _correlation_table(group, labels)

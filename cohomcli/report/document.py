@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cohomcli.report.explorer import Explorer
 from cohomcli.report.picture import Picture
 
 
@@ -61,7 +62,10 @@ Block = Table | Gallery
 
 @dataclass(frozen=True)
 class Part:
-    """One analysis of an entry: its figures at a glance, its sentences, then tables and figures in reading order."""
+    """One analysis of an entry: its figures at a glance, its sentences, then tables and figures in reading order.
+
+    `explorer` is the interactive view of a page.
+    """
 
     title: str
     headline: tuple[Fact, ...]
@@ -70,6 +74,7 @@ class Part:
     limits: tuple[str, ...]
     notes: tuple[str, ...]
     blocks: tuple[Block, ...]
+    explorer: Explorer | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from cohomcli.data.spec import TextSample
 from cohomcli.models.spec import LanguageMetrics, ModelInfo
 from cohomcli.report.document import Fact
+from cohomcli.report.evidence import evidence_facts, longest_loop_note
 from cohomcli.report.layers import dimensions_of, summary_of
 from cohomcli.report.names import DASH, clean, count, listing, number, percent, ratio
 from cohomcli.results import Entry
@@ -51,11 +52,12 @@ def _peak(name: str | None) -> str:
 
 
 def _longest_loop(layers: tuple[LayerTopology, ...]) -> Fact:
-    loops = [(s.max_over_scale, layer) for layer in layers if (s := summary_of(layer, 1)) is not None and s.count]
+    loops = [(s, layer) for layer in layers if (s := summary_of(layer, 1)) is not None and s.count]
     if not loops:
         return Fact("longest H1 bar", "none", "no layer has a finite H1 bar")
-    longest, layer = max(loops, key=lambda loop: loop[0])
-    return Fact("longest H1 bar / scale", number(longest, 3), f"{clean(layer.name, 30)}; not tested for significance")
+    longest, layer = max(loops, key=lambda loop: loop[0].max_over_scale)
+    note = longest_loop_note(clean(layer.name, 30), longest)
+    return Fact("longest H1 bar / scale", number(longest.max_over_scale, 3), note)
 
 
 def _metric_facts(entry: Entry) -> list[Fact]:
@@ -131,6 +133,7 @@ def _topology_facts(layers: tuple[LayerTopology, ...]) -> list[Fact]:
         Fact("metric", _several(clean(layer.metric, 20) for layer in layers)),
         Fact("PCA", pca, "per layer"),
         Fact("engine", _several(clean(layer.engine, 30) for layer in layers)),
+        *evidence_facts(layers),
     ]
 
 
@@ -168,6 +171,11 @@ _GLOSSARY = (
         "number of bars",
     ),
     Fact("Betti curve", "how many bars are alive at each distance"),
+    Fact(
+        "p-value",
+        "how often clouds of the null model have a bar at least as pronounced as the layer's; corrected: for all "
+        "layers and dimensions of the analysis together",
+    ),
     Fact("expansion", "the largest H0 total of a block divided by the embedding's, raw or scale-free"),
     Fact("distinct", "how many of the points differ from one another; a layer with few is degenerate"),
     Fact("measured, estimated, proved", "how a claim is known: computed on named inputs, inferred, or certified"),

@@ -13,6 +13,8 @@ from cohomcli.report.document import Document, Gallery, Part, Table
 from cohomcli.report.picture import Picture
 from cohomcli.report.style import DPI
 
+SCRIPTS = ("sort.js", "explorer.js")
+
 
 @dataclass(frozen=True)
 class Inlined:
@@ -50,13 +52,14 @@ class ShownPart:
 def render(document: Document, plots: Path | None) -> str:
     """The whole page; `plots` is the folder with the drawn figures, None when there are none.
 
-    Jinja escapes every value. A content security policy forbids all requests and every script but ours.
+    Jinja escapes every value; the explorer's JSON is escaped by its maker. A content security policy forbids all
+    requests and every script but ours.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     here = files("cohomcli.report")
-    script = here.joinpath("sort.js").read_text(encoding="utf-8")
+    script = "".join(here.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
     template = environment.from_string(here.joinpath("template.html").read_text(encoding="utf-8"))
     return template.render(
@@ -67,6 +70,7 @@ def render(document: Document, plots: Path | None) -> str:
         ],
         comparison_pictures=inline(document.comparison.pictures, plots) if document.comparison else [],
         script=Markup(script),
+        verbatim=Markup,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 

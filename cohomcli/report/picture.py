@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 TopologyGroup = Literal["overview", "profile", "diagrams", "barcodes", "betti"]
 PrecisionGroup = Literal["precision", "formats", "contributors", "bytes", "pareto"]
-Group = TopologyGroup | PrecisionGroup | Literal["compare"]
+RepresentationGroup = Literal["geometry", "similarity", "tracking", "attention"]
+Group = TopologyGroup | PrecisionGroup | RepresentationGroup | Literal["compare", "training", "pruning"]
 
 
 @dataclass(frozen=True)

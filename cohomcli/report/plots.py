@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cohomcli.report.evidence import has_limits
 from cohomcli.report.layers import dimensions_of, embedding_of, summary_of
 from cohomcli.report.names import clean, count, listing, number
 from cohomcli.report.picture import Group, Picture
@@ -13,6 +14,7 @@ from cohomcli.report.plots_betti import draw_betti
 from cohomcli.report.plots_diagrams import MOST_BARS, Page, bars_shown, draw_barcodes, draw_diagrams, pages
 from cohomcli.report.plots_overview import draw_overview
 from cohomcli.report.plots_profile import draw_profile
+from cohomcli.report.representation.pictures import representation_pictures
 from cohomcli.results import Entry
 from cohomcli.topology.results import LayerTopology, TopologyResult
 
@@ -32,6 +34,7 @@ def pictures_of(entry: Entry, prefix: str) -> list[Picture]:
         _profile(subject, entry.topology, prefix),
         *_paged(subject, entry.topology, prefix),
         _betti(subject, entry.topology, prefix),
+        *representation_pictures(entry, prefix),
     ]
 
 
@@ -62,6 +65,7 @@ def _profile(subject: str, topology: TopologyResult, prefix: str) -> Picture:
             "Left: total persistence as measured; it grows with the size of the activations. Right: divided by each "
             "layer's mean pairwise distance, which takes size out and leaves shape. The step into the final norm is "
             "dashed. The highest layer of each panel is named."
+            + (" Pale bars: 95% confidence limits of a layer's figure." if has_limits(topology.layers) else "")
         ),
         draw=partial(draw_profile, subject, topology),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cohomcli.report.axes import Curve, depth_axis, draw_curves, mark_peak, say
-from cohomcli.report.depth import Depth, depth_of
+from cohomcli.report.depth import Depth, Track, depth_of
 from cohomcli.report.layers import SUBSCRIPT, dimensions_of, summary_of
 from cohomcli.report.style import DIMENSION, INK, MUTED, Frame, new_figure
 from cohomcli.topology.results import LayerTopology, TopologyResult
@@ -44,6 +44,19 @@ def _panel(axes: Axes, depth: Depth, dimension: int, free: bool) -> None:
         label = _SITE_LABEL[track.site] if several else ""
         lines.append((track, Curve(label, colour, value, dotted=track.site == "mlp")))
     drawn = draw_curves(axes, lines)
+    for track, curve in lines:
+        _limits(axes, track, dimension, free, curve.colour)
     if not any(height for _, _, height in drawn):
         say(axes, f"no finite H{SUBSCRIPT[dimension]} bar in any layer")
     mark_peak(axes, drawn, DIMENSION[dimension])
+
+
+def _limits(axes: Axes, track: Track, dimension: int, free: bool, colour: str) -> None:
+    """The 95% confidence limits of every layer that has them, as one bar each: layers are no points of a line."""
+    name = "total_over_scale" if free else "total_persistence"
+    for at, layer in zip(track.positions, track.layers, strict=True):
+        summary = summary_of(layer, dimension)
+        if summary is not None and summary.intervals and name in summary.intervals:
+            low, high = summary.intervals[name]
+            axes.fill_between([at - 0.28, at + 0.28], low, high, color=colour, alpha=0.22, linewidth=0, zorder=1)
+            axes.set_ylim(top=max(axes.get_ylim()[1], 1.04 * high))

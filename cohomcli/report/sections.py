@@ -18,11 +18,19 @@ from cohomcli.report.document import (
     ReportContext,
     Table,
 )
+from cohomcli.report.evidence import limits_tables, p_columns
+from cohomcli.report.explorer import explorer_of
 from cohomcli.report.layers import dimensions_of, summary_of
+from cohomcli.report.loops import asked_tables
 from cohomcli.report.names import DASH, UNPRINTABLE, clean, number, percent, ratio
 from cohomcli.report.picture import Picture, in_groups
 from cohomcli.report.precision.facts import precision_glossary, precision_method
 from cohomcli.report.precision.part import precision_part
+from cohomcli.report.pruning.part import pruning_part
+from cohomcli.report.representation.pictures import representation_galleries
+from cohomcli.report.representation.tables import representation_tables
+from cohomcli.report.representation.words import representation_glossary, representation_limits, representation_seen
+from cohomcli.report.training.part import training_part
 from cohomcli.results import Entry
 from cohomcli.topology.results import DimensionSummary, LayerTopology, TopologyResult
 
@@ -44,7 +52,11 @@ def assemble(
         command=shell_line(context.argv),
         entries=tuple(sections),
         comparison=comparison,
-        glossary=(*precision_glossary(entry.precision for entry in entries), *facts.glossary(entries)),
+        glossary=(
+            *precision_glossary(entry.precision for entry in entries),
+            *facts.glossary(entries),
+            *representation_glossary(entries),
+        ),
         files=tuple(files),
     )
 
@@ -54,6 +66,10 @@ def _about(entries: Sequence[Entry]) -> str:
     subjects = []
     if any(entry.precision is not None for entry in entries):
         subjects.append("Number formats of operations and weights: what can go where, and why.")
+    if any(entry.training is not None for entry in entries):
+        subjects.append("Training: losses on held-out texts, and what was measured on the way.")
+    if any(entry.pruning is not None for entry in entries):
+        subjects.append("Pruning: what was removed, and the perplexity before and after.")
     if any(entry.topology is not None for entry in entries) or not subjects:
         subjects.append("Homology of layer activations; every figure was computed on the texts named below.")
     return " ".join(subjects)
@@ -81,7 +97,11 @@ def _parts(entry: Entry, pictures: Sequence[Picture]) -> list[Part]:
     parts = []
     if entry.precision is not None:
         parts.append(precision_part(entry.precision, entry.model, pictures))
-    if entry.precision is None or entry.topology is not None or entry.metrics is not None:
+    if entry.training is not None:
+        parts.append(training_part(entry.training, pictures))
+    if entry.pruning is not None:
+        parts.append(pruning_part(entry.pruning, pictures))
+    if not parts or entry.topology is not None or entry.metrics is not None:
         parts.append(_topology_part(entry, pictures))
     notes = (clean(note, 400) for note in entry.notes)
     parts[0] = replace(parts[0], notes=tuple(dict.fromkeys([*notes, *parts[0].notes])))
@@ -103,11 +123,18 @@ def _topology_part(entry: Entry, pictures: Sequence[Picture]) -> Part:
     return Part(
         title="Shape of the representations" if entry.topology else "Language modelling",
         headline=tuple(facts.headline(entry)),
-        seen=tuple(words.seen(entry)),
+        seen=(*words.seen(entry), *representation_seen(entry)),
         overview=in_groups(pictures, "overview"),
-        limits=tuple(words.limits(entry)),
+        limits=(*words.limits(entry), *representation_limits(entry)),
         notes=tuple(clean(note, 400) for note in entry.topology.notes) if entry.topology else (),
-        blocks=(*(layer_tables(entry.topology) if entry.topology else ()), *galleries),
+        blocks=(
+            *(layer_tables(entry.topology) if entry.topology else ()),
+            *asked_tables(entry),
+            *representation_tables(entry),
+            *galleries,
+            *representation_galleries(pictures),
+        ),
+        explorer=explorer_of(entry.topology.layers) if entry.topology else None,
     )
 
 
@@ -116,7 +143,7 @@ def layer_tables(topology: TopologyResult) -> list[Table]:
     layers = topology.layers
     if not layers:
         return []
-    tables = [_homology_table(layers), _cloud_table(layers)]
+    tables = [_homology_table(layers), *limits_tables(layers), _cloud_table(layers)]
     has_compat = any(layer.compat for layer in layers)
     return [*tables, _compat_table(layers, topology.expansion.compat)] if has_compat else tables
 
@@ -132,14 +159,18 @@ def _homology_table(layers: Sequence[LayerTopology]) -> Table:
             Column(f"H{dimension} longest", "longest finite lifetime divided by the layer's scale"),
             Column(f"H{dimension} entropy", "persistence entropy in nats"),
         ]
+    tested, p_values = p_columns(layers)
+    columns += tested
     rows = [
-        (clean(layer.name, 60), *(cell for k in dimensions for cell in _homology_cells(summary_of(layer, k))))
-        for layer in layers
+        (clean(layer.name, 60), *(cell for k in dimensions for cell in _homology_cells(summary_of(layer, k))), *cells)
+        for layer, cells in zip(layers, p_values, strict=True)
     ]
     note = (
         "Bars: finite ones only; the class of H0 that never dies is in no figure. Total: raw total persistence. "
         "/ scale: the same divided by the layer's scale. Longest: the longest lifetime divided by the scale."
     )
+    if tested:
+        note += " p: of the longest bar against the null model, for the layer alone; corr.: corrected for all tests."
     return Table("Homology of every layer", tuple(columns), tuple(rows), note)
 
 

@@ -16,6 +16,9 @@ BETTI = Fact("tables/betti.csv", "every Betti curve: the number of bars alive at
 DIAGRAMS = Fact("tables/diagrams.csv", "every bar: birth, death, and whether it dies (finite), never dies (essential) "
                 "or was alive where the filtration ended (censored)")  # fmt: skip
 
+LIMITS = Fact("tables/limits.csv", "the 95% confidence limits of every figure that has them")
+LOOPS = Fact("tables/loops.csv", "the texts that form the longest loops: one row per text, in order along the loop")
+
 
 def write_tables(entries: Sequence[Entry], out: Path) -> list[Path]:
     """Writes the tables of all entries into `out`/tables; returns their paths. Nothing is written without topology."""
@@ -28,7 +31,16 @@ def write_tables(entries: Sequence[Entry], out: Path) -> list[Path]:
     write_csv(out / BETTI.label, ["model", "dataset", "layer", "dimension", "distance", "betti"], _betti_rows(rows))
     header = ["model", "dataset", "layer", "dimension", "birth", "death", "kind"]
     write_csv(out / DIAGRAMS.label, header, _diagram_rows(rows))
-    return [out / LAYERS.label, out / BETTI.label, out / DIAGRAMS.label]
+    written = [out / LAYERS.label, out / BETTI.label, out / DIAGRAMS.label]
+    if any(summary.intervals for _, layer in rows for summary in layer.summaries):
+        header = ["model", "dataset", "layer", "dimension", "figure", "value", "low", "high"]
+        write_csv(out / LIMITS.label, header, _limit_rows(rows))
+        written.append(out / LIMITS.label)
+    if any(layer.loops for _, layer in rows):
+        header = ["model", "dataset", "layer", "loop", "birth", "death", "closed", "position", "text_index", "text"]
+        write_csv(out / LOOPS.label, header, _loop_rows(rows))
+        written.append(out / LOOPS.label)
+    return written
 
 
 _CLOUD = (
@@ -41,6 +53,10 @@ _CLOUD = (
     "scale",
     "metric",
     "engine",
+    "threshold",
+    "n_landmarks",
+    "covering_radius",
+    "diagram_error",
 )
 _SUMMARY = (
     "count",
@@ -51,6 +67,12 @@ _SUMMARY = (
     "censored",
     "total_over_scale",
     "max_over_scale",
+    "statistic",
+    "null_median",
+    "null_95",
+    "p_value",
+    "p_holm",
+    "p_joint",
 )
 
 
@@ -79,6 +101,25 @@ def _diagram_rows(rows: Iterable[tuple[Entry, LayerTopology]]) -> Iterator[list[
         for diagram in layer.diagrams:
             for birth, death, kind in _bars(diagram):
                 yield [entry.model, entry.dataset, layer.name, diagram.dimension, birth, death, kind]
+
+
+def _loop_rows(rows: Iterable[tuple[Entry, LayerTopology]]) -> Iterator[list[Cell]]:
+    for entry, layer in rows:
+        texts = entry.sample.texts if entry.sample else ()
+        for number, loop in enumerate(layer.loops, start=1):
+            bar: list[Cell] = [number, loop.birth, loop.death, loop.closed]
+            for position, index in enumerate(loop.points, start=1):
+                text = texts[index] if index < len(texts) else ""
+                yield [entry.model, entry.dataset, layer.name, *bar, position, index, text]
+
+
+def _limit_rows(rows: Iterable[tuple[Entry, LayerTopology]]) -> Iterator[list[Cell]]:
+    for entry, layer in rows:
+        for summary in layer.summaries:
+            for name, (low, high) in (summary.intervals or {}).items():
+                yield [
+                    entry.model, entry.dataset, layer.name, summary.dimension, name, getattr(summary, name), low, high,
+                ]  # fmt: skip
 
 
 def _bars(diagram: Diagram) -> Iterator[tuple[float, float | None, str]]:

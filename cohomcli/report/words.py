@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from cohomcli.report.depth import depth_of
+from cohomcli.report.evidence import count_is_no_evidence, sample_sentence, significance_sentence
 from cohomcli.report.layers import dimensions_of, embedding_of, summary_of
 from cohomcli.report.names import clean, count, listing, number, percent, ratio
 from cohomcli.results import Entry
@@ -31,7 +32,7 @@ def seen(entry: Entry) -> list[str]:
         return [sentence for sentence in (_metrics(entry),) if sentence]
     sentences = [
         _setting(entry, topology.layers),
-        _spacing(topology),
+        f"{_spacing(topology)} {significance_sentence(topology.layers, 0)}".strip(),
         _factors(topology),
         *_classes(topology.layers),
         _censored(topology.layers),
@@ -134,7 +135,9 @@ def _classes(layers: Sequence[LayerTopology]) -> list[str]:
         return []
     if not higher:
         return ["Only H0 was computed, so nothing is said about loops (H1)."]
-    return [_classes_in(layers, dimension) for dimension in higher]
+    return [
+        f"{_classes_in(layers, dimension)} {significance_sentence(layers, dimension)}".strip() for dimension in higher
+    ]
 
 
 def _classes_in(layers: Sequence[LayerTopology], dimension: int) -> str:
@@ -224,11 +227,7 @@ def _no_null_model(layers: Sequence[LayerTopology]) -> str:
     n = layers[0].n_points
     if not any(_count(layer, 1) for layer in layers):
         return f"That no H1 bar was seen in {count(n, 'point')} does not prove that the representation has no loop."
-    return (
-        "A number of H1 bars is no evidence of loops. Points without any structure have them too: 75 points drawn from "
-        "a Gaussian in 50 dimensions give 64. Only a comparison with a null model (random clouds of the same size and "
-        "spread) turns a count into evidence, and this run made none: no bar here carries a p-value."
-    )
+    return count_is_no_evidence(layers)
 
 
 def _not_clusters(layers: Sequence[LayerTopology]) -> str:
@@ -297,7 +296,7 @@ def _of_projection(layers: Sequence[LayerTopology]) -> str:
 
 def _of_sample(layers: Sequence[LayerTopology]) -> str:
     these = f"these {layers[0].n_points:,} texts" if layers[0].n_points > 1 else "this one text"
-    text = f"All figures are of {these} and come without error bars: other texts give other figures."
+    text = sample_sentence(these, layers)
     if len(layers) > 1:
         text += " The layers see the same texts, so they are not independent samples of anything."
     return text

@@ -11,8 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from cohomcli.errors import InputRefused
 from cohomcli.models.spec import Activations, LanguageMetrics
-from cohomcli.runs.files import write_atomic
+from cohomcli.runs.files import write_whole
 
 FORMAT = "cohom.activations/1"
 LIMIT_BYTES = 4 * 2**30
@@ -42,27 +43,32 @@ class ActivationCache:
     limit: int = LIMIT_BYTES
 
     def get(self, key: str) -> Activations | None:
-        """The stored activations, or None; a damaged file is dropped with a warning and recomputed."""
-        from safetensors import SafetensorError, safe_open
+        """The stored activations, mapped read-only, or None; a damaged file gives a warning and is computed again."""
+        from cohomcli.models.store import map_layers
 
         path = self.folder / f"{key}.safetensors"
         if not path.is_file():
             return None
         try:
-            with safe_open(path, framework="np") as stored:
-                about = json.loads(stored.metadata()["about"])
-                layers = {name: stored.get_tensor(name) for name in about["order"]}
+            stored, metadata = map_layers(path)
+            about = json.loads(metadata["about"])
+            layers = {name: stored[name] for name in about["order"]}
             path.touch()
             metrics = LanguageMetrics(**about["metrics"]) if about["metrics"] else None
             return Activations(layers, metrics=metrics, notes=tuple(about["notes"]), **about["plain"])
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        except (InputRefused, OSError, KeyError, TypeError, ValueError) as error:
             logger.warning("cached activations %s are unreadable (%s); computing them again", path.name[:12], error)
             return None
 
     def put(self, key: str, activations: Activations) -> None:
-        """Store `activations`; a cache that cannot be written is a warning, never a failed run."""
-        from safetensors.numpy import save
+        """Store `activations`; a cache that cannot be written is a warning, never a failed run.
 
+        What alone exceeds the limit is not stored.
+        """
+        from cohomcli.models.store import write_layers
+
+        if sum(x.nbytes for x in activations.layers.values()) > self.limit:
+            return
         plain = {name: getattr(activations, name) for name in ("pooling", "n_tokens", "n_truncated", "metrics_reason")}
         about = {
             "format": FORMAT,
@@ -72,7 +78,8 @@ class ActivationCache:
             "plain": plain,
         }
         try:
-            write_atomic(self.folder / f"{key}.safetensors", save(activations.layers, {"about": json.dumps(about)}))
+            with write_whole(self.folder / f"{key}.safetensors") as stream:
+                write_layers(stream, activations.layers, {"about": json.dumps(about)})
             self._trim()
         except Exception as error:  # noqa: BLE001 - whatever hinders a cache must not cost the user the run
             logger.warning("activations could not be cached: %s", error)

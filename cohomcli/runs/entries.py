@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,14 @@ from cohomcli.errors import InputRefused
 from cohomcli.models.spec import LanguageMetrics, ModelInfo
 from cohomcli.names import safe_name
 from cohomcli.results import SCHEMA, Claim, Entry
-from cohomcli.runs.files import read_json, to_json
+from cohomcli.runs.activations import FILE as ACTIVATIONS_FILE
+from cohomcli.runs.activations import Wish, wanted
+from cohomcli.runs.files import read_json, sha256_file, to_json, write_whole
 from cohomcli.runs.folder import RunFolder
 from cohomcli.runs.precision import precision_document, read_precision
+from cohomcli.runs.pruning import pruning_document, read_pruning
+from cohomcli.runs.representation import read_representation, representation_document
+from cohomcli.runs.training import read_training, training_document
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,12 +73,20 @@ def entry_document(entry: Entry) -> dict[str, Any]:
             "n_truncated": entry.n_truncated,
             "pooling": entry.pooling,
         }
+    if entry.activations_sha256:
+        document["activations"] = {"sha256": entry.activations_sha256}
     if entry.metrics:
         document["metrics"] = asdict(entry.metrics)
     elif entry.metrics_reason:
         document["metrics"] = {"absent": entry.metrics_reason}
     if entry.topology:
         document["topology"] = _topology_document(entry.topology)
+    if entry.representation:
+        document["representation"] = representation_document(entry.representation)
+    if entry.training:
+        document["training"] = training_document(entry.training)
+    if entry.pruning:
+        document["pruning"] = pruning_document(entry.pruning)
     if entry.precision:
         document["precision"] = precision_document(entry.precision)
     elif entry.precision_reason:
@@ -90,18 +103,43 @@ def _topology_document(result: TopologyResult) -> dict[str, Any]:
 
 
 def _layer_document(layer: LayerTopology) -> dict[str, Any]:
-    skipped = {"diagrams", "summaries", "betti", "compat"}
+    skipped = {"diagrams", "summaries", "betti", "compat", "loops", "geometry", "evidence"}
     document = {field.name: getattr(layer, field.name) for field in fields(layer) if field.name not in skipped}
     for summary in layer.summaries:
-        document[f"h{summary.dimension}"] = {key: value for key, value in asdict(summary).items() if key != "dimension"}
+        figures = {key: value for key, value in asdict(summary).items() if key != "dimension" and value is not None}
+        document[f"h{summary.dimension}"] = figures
     if layer.compat is not None:
         document["compat"] = dict(layer.compat)
+    if layer.geometry is not None:
+        document["geometry"] = asdict(layer.geometry)
+    if layer.evidence is not None:
+        document["evidence"] = {key: value for key, value in asdict(layer.evidence).items() if key != "draws"}
+    if layer.loops:
+        document["loops"] = [asdict(loop) for loop in layer.loops]
     return document
 
 
 def slug(entry_model: str, dataset: str) -> str:
     """The folder name of an entry's artifacts."""
     return f"{safe_name(entry_model)}--{safe_name(dataset)}"
+
+
+def keep_activations(run: RunFolder, entry: Entry, wish: Wish) -> Entry:
+    """Write the entry's activations if `wish` wants them kept, and hand it back without them, with the file's hash."""
+    if entry.activations is None:
+        return entry
+    bare = replace(entry, activations=None)
+    if not wanted(wish, entry.activations):
+        if wish == "never":
+            return bare
+        note = "activations take over 256 MiB and were not kept: a later comparison sees diagrams only"
+        return replace(bare, notes=(*bare.notes, note))
+    from cohomcli.models.store import write_layers
+
+    target = run.path(f"artifacts/{slug(entry.model, entry.dataset)}/{ACTIVATIONS_FILE}")
+    with write_whole(target) as stream:
+        write_layers(stream, entry.activations, {})
+    return replace(bare, activations_sha256=sha256_file(target))
 
 
 def save_entry(run: RunFolder, entry: Entry) -> None:
@@ -127,6 +165,9 @@ def _diagram_arrays(result: TopologyResult) -> dict[str, NDArray[Any]]:
                 arrays[f"{layer.name}/h{diagram.dimension}/{part}"] = getattr(diagram, part)
         arrays[f"{layer.name}/betti/grid"] = layer.betti.grid
         arrays[f"{layer.name}/betti/values"] = layer.betti.values
+        if layer.betti.low is not None and layer.betti.high is not None:
+            arrays[f"{layer.name}/betti/low"] = layer.betti.low
+            arrays[f"{layer.name}/betti/high"] = layer.betti.high
     return arrays
 
 
@@ -150,11 +191,15 @@ def load_entry(folder: Path) -> Entry:
             metrics=_read_metrics(document.get("metrics")),
             metrics_reason=document.get("metrics", {}).get("absent", ""),
             topology=_read_topology(folder, document["topology"]) if "topology" in document else None,
+            representation=read_representation(document["representation"]) if "representation" in document else None,
             claims=tuple(Claim(**claim) for claim in document["claims"]),
             notes=tuple(document["notes"]),
             error=document.get("error", ""),
             precision=read_precision(read_json(folder / PRECISION_FILE)) if "kind" in precision else None,
             precision_reason=precision.get("absent", ""),
+            training=read_training(document["training"]) if "training" in document else None,
+            pruning=read_pruning(document["pruning"]) if "pruning" in document else None,
+            activations_sha256=document.get("activations", {}).get("sha256", ""),
         )
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise InputRefused(f"{str(folder)!r} is damaged or of another version", "run the analysis again") from error
@@ -189,7 +234,8 @@ def _read_topology(folder: Path, document: dict[str, Any]) -> TopologyResult:
 
 
 def _read_layer(document: dict[str, Any], arrays: Mapping[str, NDArray[np.float64]]) -> LayerTopology:
-    from cohomcli.topology.results import BettiCurve, Diagram, LayerTopology
+    from cohomcli.topology.figures import Geometry
+    from cohomcli.topology.results import BettiCurve, Diagram, LayerEvidence, LayerTopology, Loop
 
     name = document["name"]
     summaries = _read_summaries(document)
@@ -197,14 +243,19 @@ def _read_layer(document: dict[str, Any], arrays: Mapping[str, NDArray[np.float6
         Diagram(s.dimension, *(arrays[f"{name}/h{s.dimension}/{part}"] for part in ("pairs", "essential", "censored")))
         for s in summaries
     )
-    betti = BettiCurve(arrays[f"{name}/betti/grid"], arrays[f"{name}/betti/values"].astype("int64"))
-    plain = {field.name for field in fields(LayerTopology)} - {"diagrams", "summaries", "betti", "compat"}
+    limits = (arrays.get(f"{name}/betti/{side}") for side in ("low", "high"))
+    betti = BettiCurve(arrays[f"{name}/betti/grid"], arrays[f"{name}/betti/values"].astype("int64"), *limits)
+    apart = {"diagrams", "summaries", "betti", "compat", "loops", "geometry", "evidence"}
+    plain = {field.name for field in fields(LayerTopology)} - apart
     return LayerTopology(
         **{key: document[key] for key in plain},
         diagrams=diagrams,
         summaries=summaries,
         betti=betti,
         compat=document.get("compat"),
+        loops=tuple(Loop(**loop | {"points": tuple(loop["points"])}) for loop in document.get("loops", ())),
+        geometry=Geometry(**document["geometry"]) if "geometry" in document else None,
+        evidence=LayerEvidence(**document["evidence"]) if "evidence" in document else None,
     )
 
 
@@ -212,7 +263,14 @@ def _read_summaries(document: dict[str, Any]) -> tuple[DimensionSummary, ...]:
     from cohomcli.topology.results import DimensionSummary
 
     found = [dimension for dimension in range(10) if f"h{dimension}" in document]
-    return tuple(DimensionSummary(dimension=dimension, **document[f"h{dimension}"]) for dimension in found)
+    return tuple(DimensionSummary(dimension=k, **_with_pairs(document[f"h{k}"])) for k in found)
+
+
+def _with_pairs(summary: dict[str, Any]) -> dict[str, Any]:
+    """Confidence limits as tuples again; JSON has lists."""
+    if "intervals" not in summary:
+        return summary
+    return summary | {"intervals": {name: tuple(limits) for name, limits in summary["intervals"].items()}}
 
 
 def load_run(folder: Path) -> StoredRun:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cohomcli.errors import AnalysisIncomplete, InputRefused, UsageError
 
@@ -42,13 +42,19 @@ def writing(target: Path) -> Iterator[None]:
 
 def write_atomic(target: Path, data: bytes | str) -> None:
     """Write `data` to a temporary file beside `target`, flush it to disk, then rename it into place."""
-    raw = data.encode("utf-8") if isinstance(data, str) else data
+    with write_whole(target) as stream:
+        stream.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextmanager
+def write_whole(target: Path) -> Iterator[IO[bytes]]:
+    """A stream to a temporary file beside `target`, which takes its place when all is written and flushed to disk."""
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(raw)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(name).chmod(0o666 & ~_umask())

@@ -71,6 +71,7 @@ def precision_document(result: PrecisionOutcome) -> dict[str, Any]:
         "baselines": [asdict(b) for b in result.baselines],
         "pareto": [asdict(p) for p in result.pareto],
         "curvature": [asdict(c) for c in result.curvature],
+        "claims": [asdict(r) for r in result.refutations],
         "notes": list(result.notes),
     }
 

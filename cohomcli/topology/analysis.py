@@ -1,29 +1,32 @@
-"""From activations to the topology of every layer: cloud, diagrams, figures; several layers at a time."""
+"""From activations to the topology of every layer: several layers at a time, here or on a cluster."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from cohomcli.errors import AnalysisIncomplete, UsageError
+from cohomcli.models.memory import available_bytes
 from cohomcli.progress import Progress, silent
 from cohomcli.topology import pointcloud
-from cohomcli.topology.compat import TodacommOptions, todacomm_figures
 from cohomcli.topology.engines import ENGINES, MAXDIM, choose_engine
+from cohomcli.topology.evidence import check_evidence
+from cohomcli.topology.forecast import check_memory, check_time, cloud_bytes, forecast
+from cohomcli.topology.layer import analyze_layer
+from cohomcli.topology.metrics import ANGULAR
 from cohomcli.topology.notes import notes_of
-from cohomcli.topology.persistence import check_memory, rips
 from cohomcli.topology.results import LayerTopology, TopologyOptions, TopologyResult
+from cohomcli.topology.significance import corrected
 from cohomcli.topology.stack import expansion_of
-from cohomcli.topology.summaries import betti_curve, summarize
 
 COMPAT_MODES = ("todacomm",)
 STEP = "topology"
@@ -34,12 +37,13 @@ PROCESSES_PAY_AFTER = 10.0
 
 @dataclass(frozen=True)
 class _Job:
-    """One layer to analyse and its place in the result."""
+    """One layer to analyse and its place in the result. `elsewhere`: on a machine whose memory is unknown here."""
 
     index: int
     name: str
     x: NDArray[Any]
     options: TopologyOptions
+    elsewhere: bool = False
 
 
 class _OneBlasThread:
@@ -75,57 +79,38 @@ def analyze_layers(
 ) -> TopologyResult:
     """Persistent homology of every layer, (n, d) float32 activations by name in forward order.
 
-    Layers are analysed `options.workers` at a time: in threads under RedZeD, which releases the interpreter lock, and
-    in processes under Ripser, which does not, when there is enough to do. An outer `joblib.parallel_config` (Dask, Ray)
-    takes precedence over that choice. The result does not depend on it.
+    Activations may be memory-mapped. Layers are analysed `options.workers` at a time: in threads under RedZeD, which
+    releases the interpreter lock, and in processes under Ripser, which does not, when there is enough to do. An outer
+    `joblib.parallel_config` (loky, Dask, Ray) takes precedence; a layer is then one task. The result does not depend
+    on where it was computed.
 
     Raises:
         UsageError: an unknown metric, engine or compat mode, or maxdim outside 0..2.
-        AnalysisIncomplete: non-finite activations, an undefined metric, or too little memory; names the layer.
+        AnalysisIncomplete: non-finite activations, an undefined metric (names the layer), or a forecast that exceeds
+            the free memory or the time limit.
     """
     _check_options(options)
     for name, x in layers.items():
         pointcloud.validate(name, x)
     choice = choose_engine(options.engine, options.maxdim)
-    jobs = [_Job(i, name, x, options) for i, (name, x) in enumerate(layers.items())]
-    workers = _fitting_workers(jobs, options)
+    place = _place(options, choice.name)
+    jobs = [_Job(i, name, x, options, place.elsewhere) for i, (name, x) in enumerate(layers.items())]
+    _check_time(jobs, options)
+    workers = place.workers if place.elsewhere else _fitting_workers(jobs, options, place.workers)
     results: list[LayerTopology | None] = [None] * len(jobs)
     progress(STEP, 0, len(jobs))
     with _one_blas_thread:
-        for done, (index, result) in enumerate(_run(jobs, workers, choice.name), start=1):
+        for done, (index, result) in enumerate(_run(jobs, workers, place), start=1):
             results[index] = result
             progress(STEP, done, len(jobs))
-    finished = tuple(result for result in results if result is not None)
+    finished = corrected([result for result in results if result is not None])
     notes = ([choice.note] if choice.note else []) + notes_of(finished, options)
     return TopologyResult(finished, expansion_of(finished), tuple(notes))
 
 
-def analyze_layer(name: str, x: NDArray[Any], options: TopologyOptions) -> LayerTopology:
-    """Persistent homology of one layer's cloud, `x` (n, d) finite."""
-    cloud = pointcloud.make_cloud(x, options.pca, options.metric)
-    distances = pointcloud.pairwise_distances(name, cloud.points, options.metric)
-    scale = pointcloud.scale(distances, cloud.multiplicity)
-    diagrams = rips(distances, options.maxdim, options.engine)
-    source = TodacommOptions(options.pca, options.maxdim, options.metric)
-    return LayerTopology(
-        name=name,
-        n_points=cloud.n_points,
-        n_distinct=cloud.n_distinct,
-        ambient_dim=cloud.ambient_dim,
-        pca_dim=cloud.pca_dim,
-        explained_variance=cloud.explained_variance,
-        scale=scale,
-        mean_norm=cloud.mean_norm,
-        metric=options.metric,
-        engine=choose_engine(options.engine, options.maxdim).name,
-        diagrams=diagrams,
-        summaries=tuple(summarize(diagram, scale) for diagram in diagrams),
-        betti=betti_curve(diagrams),
-        compat=todacomm_figures(x, source, name) if options.compat else None,
-    )
-
-
 def _check_options(options: TopologyOptions) -> None:
+    if options.evidence is not None:
+        check_evidence(options.evidence)
     pointcloud.METRICS.get(options.metric)
     if options.engine != "auto":
         ENGINES.get(options.engine)
@@ -135,28 +120,80 @@ def _check_options(options: TopologyOptions) -> None:
         raise UsageError(f"maxdim {options.maxdim} is not supported", f"choose 0 to {MAXDIM}")
     if options.pca < 0 or options.workers < 1:
         raise UsageError(f"pca {options.pca} and workers {options.workers} must be at least 0 and 1")
+    if options.landmarks < 0 or options.representatives < 0:
+        raise UsageError(f"landmarks {options.landmarks} and representatives {options.representatives} must be >= 0")
+    if options.threshold is not None and not options.threshold >= 0:
+        raise UsageError(f"threshold {options.threshold} is not a length", "give a number >= 0")
+    if options.representatives and options.maxdim == 0:
+        raise UsageError("representatives are of loops, which --maxdim 0 leaves out", "use --maxdim 1")
+    if options.landmarks and options.metric in ANGULAR:
+        raise UsageError(
+            f"landmarks have no guaranteed error under {options.metric}, which breaks the triangle inequality",
+            "use --metric euclidean, manhattan or chebyshev",
+        )
 
 
-def _fitting_workers(jobs: list[_Job], options: TopologyOptions) -> int:
-    """As many of `options.workers` as the largest layer leaves memory for; refuses when there is none for one."""
-    workers = min(options.workers, max(len(jobs), 1))
+def _check_time(jobs: list[_Job], options: TopologyOptions) -> None:
+    if options.time_limit is None or not jobs:
+        return
+    n, d = _largest(jobs)
+    width = min(options.pca, d) if options.pca and options.metric == "euclidean" else d
+    points = min(n, options.landmarks or n)
+    check_time(points, len(jobs), options.maxdim, options.engine, options.time_limit, width)
+
+
+def _largest(jobs: list[_Job]) -> tuple[int, int]:
+    return max((len(job.x), job.x.shape[1]) for job in jobs)
+
+
+def _fitting_workers(jobs: list[_Job], options: TopologyOptions, workers: int) -> int:
+    """As many of `workers` as the largest layer leaves memory for; refuses when there is none for one."""
+    workers = min(workers, max(len(jobs), 1))
     if options.available_bytes is None or not jobs:
         return workers
-    n, d = max((len(job.x), len(job.x[0])) for job in jobs)
-    clouds = 16 * n * d + 16 * min(n, d) ** 2  # two float64 copies of the points, the Gram matrix and eigenvectors
-    needed = clouds + check_memory(n, options.maxdim, options.engine, max(options.available_bytes - clouds, 0))
-    return max(1, min(workers, options.available_bytes // needed))
+    return max(1, min(workers, options.available_bytes // _needed_bytes(*_largest(jobs), options)))
 
 
-def _run(jobs: list[_Job], workers: int, engine: str) -> Iterable[tuple[int, LayerTopology]]:
+def _needed_bytes(n: int, d: int, options: TopologyOptions) -> int:
+    """Peak memory of one layer of n points with d coordinates; AnalysisIncomplete when it is more than there is."""
+    assert options.available_bytes is not None
+    cloud = cloud_bytes(n, d, options.pca if options.metric == "euclidean" else 0)
+    points, free = min(n, options.landmarks or n), max(options.available_bytes - cloud, 0)
+    return cloud + check_memory(points, options.maxdim, options.engine, free)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where layers are analysed: `workers` at a time, in threads or processes here, or `elsewhere` on a cluster.
+
+    `chosen`: an outer joblib configuration says so, and is obeyed however little there is to do.
+    """
+
+    workers: int
+    hint: str
+    elsewhere: bool
+    chosen: bool
+
+
+def _place(options: TopologyOptions, engine: str) -> _Place:
+    hint = "processes" if engine == "ripser" else "threads"
+    backend, n_jobs = get_active_backend(prefer="threads")
+    elsewhere = not type(backend).__module__.startswith("joblib._parallel_backends")
+    chosen = n_jobs != 1  # 1 stands for "nobody chose a backend", None for one that leaves the number of jobs to us
+    workers = n_jobs if chosen and n_jobs is not None else options.workers
+    if chosen and not elsewhere:
+        workers = effective_n_jobs(workers)
+    return _Place(workers, hint, elsewhere, chosen)
+
+
+def _run(jobs: list[_Job], workers: int, place: _Place) -> Iterable[tuple[int, LayerTopology]]:
     """Results with their positions, as they get ready where the backend can hand them out one by one."""
-    threads = engine != "ripser"
-    if workers == 1 or not (threads or sum(map(_ripser_seconds, jobs)) > PROCESSES_PAY_AFTER):
+    worthwhile = place.hint == "threads" or sum(map(_ripser_seconds, jobs)) > PROCESSES_PAY_AFTER
+    if not place.chosen and (workers == 1 or not worthwhile):
         return map(_run_one, jobs)
-    hint = "threads" if threads else "processes"
-    backend, _ = get_active_backend(prefer=hint)
+    backend, _ = get_active_backend(prefer=place.hint)
     return_as = "generator_unordered" if backend.supports_return_generator else "list"
-    parallel = Parallel(n_jobs=workers, prefer=hint, return_as=return_as, batch_size=1)
+    parallel = Parallel(n_jobs=workers, prefer=place.hint, return_as=return_as, batch_size=1)
     results: Iterable[tuple[int, LayerTopology]] = parallel(delayed(_run_one)(job) for job in jobs)
     return results
 
@@ -164,12 +201,12 @@ def _run(jobs: list[_Job], workers: int, engine: str) -> Iterable[tuple[int, Lay
 def _run_one(job: _Job) -> tuple[int, LayerTopology]:
     with _one_blas_thread:
         try:
+            if job.elsewhere:
+                _needed_bytes(len(job.x), job.x.shape[1], replace(job.options, available_bytes=available_bytes()))
             return job.index, analyze_layer(job.name, job.x, job.options)
         except MemoryError as error:
             raise AnalysisIncomplete(f"out of memory in layer {job.name!r}", "analyse fewer points") from error
 
 
 def _ripser_seconds(job: _Job) -> float:
-    """Measured on one core: 0.4 s at 500 points, 1.8 s at 1,000 (H1); 4 s at 300 points (H2)."""
-    n = len(job.x)
-    return 1.8e-6 * n**2 if job.options.maxdim == 1 else 1.5e-7 * n**3
+    return forecast(len(job.x), job.options.maxdim, "ripser", job.x.shape[1]).seconds

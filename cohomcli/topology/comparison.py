@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from cohomcli.results import Entry
 from cohomcli.topology.correlation import Correlation, correlate, holm
 from cohomcli.topology.results import LayerTopology, TopologyResult
 from cohomcli.topology.stack import Stack, stack_of
+
+if TYPE_CHECKING:
+    from cohomcli.topology.drift import DriftReport
+    from cohomcli.topology.maps import ModelMap
 
 DEPTH_GRID = tuple(float(depth) for depth in np.linspace(0.0, 1.0, 21))
 TOPOLOGY_FIGURES = (
@@ -107,7 +112,10 @@ class CorrelationGroup:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` shows. `groups` is empty, with `no_groups` saying why, when no losses can be compared at all."""
+    """What `compare` shows. `groups` is empty, with `no_groups` saying why, when no losses can be compared at all.
+
+    `drift` and `map` are measured by `drift_report` and `model_map`, which need more than the entries.
+    """
 
     rows: tuple[ComparisonRow, ...]
     rankings: tuple[Ranking, ...]
@@ -116,6 +124,8 @@ class Comparison:
     groups: tuple[CorrelationGroup, ...]
     no_groups: str
     notes: tuple[str, ...]
+    drift: DriftReport | None = None
+    map: ModelMap | None = None
 
 
 def compare(entries: Sequence[Entry], seed: int = 0) -> Comparison:

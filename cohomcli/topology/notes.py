@@ -25,7 +25,7 @@ def notes_of(layers: Sequence[LayerTopology], options: TopologyOptions) -> list[
     if blurred:
         names = _names(f"{layer.name} ({layer.explained_variance:.0%})" for layer in blurred)
         notes.append(f"PCA to {options.pca} dimensions keeps less than {LOW_VARIANCE:.0%} of the variance in {names}")
-    return notes + _pca_notes(layers, options)
+    return notes + _pca_notes(layers, options) + _landmark_notes(layers) + _threshold_notes(layers)
 
 
 def _pca_notes(layers: Sequence[LayerTopology], options: TopologyOptions) -> list[str]:
@@ -37,6 +37,37 @@ def _pca_notes(layers: Sequence[LayerTopology], options: TopologyOptions) -> lis
         n = max(layer.n_distinct for layer in layers)
         return [f"{n} points span at most {n - 1} dimensions: PCA to {options.pca} is an isometry and loses nothing"]
     return []
+
+
+def _landmark_notes(layers: Sequence[LayerTopology]) -> list[str]:
+    """The guaranteed error of landmarks, and how many bars are long enough to be certain in spite of it."""
+    thinned = [layer for layer in layers if layer.diagram_error is not None]
+    if not thinned:
+        return []
+    worst = max(thinned, key=lambda layer: layer.diagram_error or 0.0)
+    certain = (f"{sum(_certain(layer, k) for layer in thinned)} of H{k}" for k in range(1, len(worst.diagrams)))
+    long = ", ".join(certain)
+    return [
+        f"{worst.n_landmarks} landmarks stand for up to {max(layer.n_distinct for layer in thinned)} points in "
+        f"{len(thinned)} layers: diagrams are within {worst.diagram_error:.4g} of the whole cloud's (guaranteed; "
+        f"largest in {worst.name})"
+        + (f"; bars that live longer than twice their layer's error: {long}" if long else "")
+    ]
+
+
+def _certain(layer: LayerTopology, dimension: int) -> int:
+    pairs = layer.diagrams[dimension].pairs
+    return int((pairs[:, 1] - pairs[:, 0] > 2 * (layer.diagram_error or 0.0)).sum())
+
+
+def _threshold_notes(layers: Sequence[LayerTopology]) -> list[str]:
+    ended = [layer for layer in layers if layer.threshold is not None]
+    alive = sum(summary.censored for layer in ended for summary in layer.summaries)
+    if not ended:
+        return []
+    lengths = sorted({layer.threshold or 0.0 for layer in ended})
+    where = f"{lengths[0]:.4g}" if len(lengths) == 1 else f"{lengths[0]:.4g} to {lengths[-1]:.4g}"
+    return [f"the filtration ends at {where}: {alive} classes alive there are censored, their deaths unknown"]
 
 
 def _names(names: Iterable[str]) -> str:

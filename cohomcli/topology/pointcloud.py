@@ -1,22 +1,20 @@
-"""Point clouds: validation, distinct rows, principal components and pairwise distances of one layer's activations."""
+"""Point clouds: validation, distinct rows, reduction and pairwise distances of one layer's activations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
-from scipy.spatial.distance import pdist
 
 from cohomcli.errors import AnalysisIncomplete
-from cohomcli.registry import Registry
+from cohomcli.topology.metrics import METRICS, space_of
+from cohomcli.topology.pca import principal_components, row_blocks
 from cohomcli.topology.results import Array
 
-# |u - v|^2 / 2 of two unit vectors that differ by rounding only (1 ulp per coordinate) is about eps^2 ~ 5e-32.
-PARALLEL = 1e-30
+__all__ = ["METRICS", "PointCloud", "distinct_rows", "make_cloud", "pairwise_distances", "scale", "validate"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +22,13 @@ class PointCloud:
     """The distinct points of a layer, as analysed.
 
     `points` is (m, k) float64 without equal rows; row i stands for `multiplicity[i]` (m,) of the `n_points` given
-    points. Coinciding points add only zero-length bars to a Vietoris-Rips diagram, so homology is computed on the
-    distinct ones; `scale` counts them all.
+    points, the first of which is row `first[i]` (m,) of what was given. Coinciding points add only zero-length bars to
+    a Vietoris-Rips diagram, so homology is computed on the distinct ones; `scale` counts them all.
     """
 
     points: Array
     multiplicity: NDArray[np.int64]
+    first: NDArray[np.int64]
     n_points: int
     ambient_dim: int
     pca_dim: int
@@ -43,7 +42,7 @@ class PointCloud:
 
 
 def validate(name: str, x: NDArray[Any]) -> None:
-    """Accept a finite (n, d) array with n >= 1 and d >= 1.
+    """Accept a finite (n, d) array with n >= 1 and d >= 1; it may be memory-mapped.
 
     Raises:
         AnalysisIncomplete: wrong shape, no rows, or rows with NaN or infinity; names the layer and counts them.
@@ -53,7 +52,7 @@ def validate(name: str, x: NDArray[Any]) -> None:
     with np.errstate(invalid="ignore", over="ignore"):
         if np.isfinite(x.sum(dtype=np.float64)):  # a finite sum has finite terms: one pass in the usual case
             return
-    bad = int(np.count_nonzero(~np.isfinite(x).all(axis=1)))
+    bad = sum(int(np.count_nonzero(~np.isfinite(block).all(axis=1))) for _, block in row_blocks(x))
     if bad:
         raise AnalysisIncomplete(
             f"layer {name!r}: {bad} of {len(x)} activation rows are not finite (NaN or infinity)",
@@ -61,38 +60,20 @@ def validate(name: str, x: NDArray[Any]) -> None:
         )
 
 
-def distinct_rows(x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The different rows of `x` (n, d) in order of first appearance, and how often each occurs (-0.0 equals 0.0)."""
-    if len(np.unique(x[:, 0])) == len(x):  # different first coordinates: nothing more to compare
-        return x, np.ones(len(x), dtype=np.int64)
-    rows = np.ascontiguousarray(x) + x.dtype.type(0)
-    first: dict[bytes, int] = {}
-    group = np.fromiter((first.setdefault(row.tobytes(), len(first)) for row in rows), dtype=np.int64, count=len(rows))
-    if len(first) == len(rows):
-        return rows, np.ones(len(rows), dtype=np.int64)
-    _, index = np.unique(group, return_index=True)
-    return rows[index], np.bincount(group).astype(np.int64)
+def distinct_rows(x: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each different row of `x` (n, d) first appears, ascending, and how often it occurs (-0.0 equals 0.0).
 
-
-def principal_components(x: Array, weights: NDArray[np.int64], k: int) -> tuple[Array, float]:
-    """Scores of `x` (m, d) on its first k principal axes, and the share of variance they keep.
-
-    Row i counts `weights[i]` times. The eigenproblem is solved on the smaller of the (m, m) Gram and the (d, d)
-    scatter matrix, in float64: with the condition number squared, a coordinate is known to about 1e-8 of the first
-    singular value, far below the 6e-8 relative step of float32 activations on the points' norm. Needs
-    1 <= k < min(m, d); deterministic for a given BLAS on one thread.
+    Rows are told apart by a 128-bit BLAKE2 digest, so that they need not be kept.
     """
-    root = np.sqrt(weights, dtype=np.float64)[:, None]
-    centred = x - (weights @ x) / weights.sum()
-    centred *= root
-    m, d = x.shape
-    gram = centred @ centred.T if m <= d else centred.T @ centred
-    total = float(np.trace(gram))
-    values, vectors = eigh(gram, subset_by_index=(len(gram) - k, len(gram) - 1), overwrite_a=True, check_finite=False)
-    values = np.clip(values[::-1], 0.0, None)
-    vectors = vectors[:, ::-1]
-    scores = vectors * np.sqrt(values) if m <= d else centred @ vectors
-    return scores / root, min(float(values.sum()) / total, 1.0) if total > 0 else 1.0
+    if len(np.unique(x[:, 0])) == len(x):  # different first coordinates: nothing more to compare
+        return np.arange(len(x)), np.ones(len(x), dtype=np.int64)
+    seen: dict[bytes, int] = {}
+    group = np.empty(len(x), dtype=np.int64)
+    for at, block in row_blocks(x):
+        block += 0.0  # turns -0.0 into 0.0
+        group[at] = [seen.setdefault(blake2b(row.tobytes(), digest_size=16).digest(), len(seen)) for row in block]
+    _, first = np.unique(group, return_index=True)
+    return first.astype(np.int64), np.bincount(group).astype(np.int64)
 
 
 def make_cloud(x: NDArray[Any], pca: int, metric: str = "euclidean") -> PointCloud:
@@ -100,19 +81,20 @@ def make_cloud(x: NDArray[Any], pca: int, metric: str = "euclidean") -> PointClo
 
     m distinct points span at most m - 1 dimensions, so with m - 1 <= pca the projection is an isometry: it keeps all
     the variance and is skipped. PCA centres and rotates, which only Euclidean distances survive, so the other metrics
-    are measured at full width.
+    are measured at full width. Where PCA applies and m > d, `x` is read in blocks and may be larger than memory.
     """
-    rows, multiplicity = distinct_rows(x)
-    points = rows.astype(np.float64)
-    norms = np.sqrt(np.einsum("ij,ij->i", points, points))
-    mean_norm = float(norms @ multiplicity) / len(x)
-    m, d = points.shape
+    first, multiplicity = distinct_rows(x)
+    rows = None if len(first) == len(x) else first
+    m, d = len(first), x.shape[1]
+    norms = np.concatenate([np.sqrt(np.einsum("ij,ij->i", block, block)) for _, block in row_blocks(x, rows)])
     reduced, explained = d, 1.0
     if metric == "euclidean" and 0 < pca < d:
         reduced = min(pca, m - 1)
-        if pca < m - 1:
-            points, explained = principal_components(points, multiplicity, pca)
-    return PointCloud(points, multiplicity, len(x), d, reduced, explained, mean_norm)
+    if reduced < d and pca < m - 1:
+        points, explained = principal_components(x, multiplicity, pca, rows)
+    else:
+        points = np.array(x if rows is None else x[rows], dtype=np.float64)
+    return PointCloud(points, multiplicity, first, len(x), d, reduced, explained, float(norms @ multiplicity) / len(x))
 
 
 def scale(distances: Array, multiplicity: NDArray[np.int64]) -> float:
@@ -137,51 +119,4 @@ def pairwise_distances(name: str, points: Array, metric: str) -> Array:
         UsageError: unknown metric.
         AnalysisIncomplete: the metric is undefined for some row of layer `name`, or a distance overflows.
     """
-    distances: Array = METRICS.get(metric)(name, points)
-    if distances.size and not np.isfinite(distances.max()):
-        raise AnalysisIncomplete(f"layer {name!r}: {metric} distances overflow float64", "rescale the activations")
-    return distances
-
-
-def _plain(scipy_name: str) -> Callable[[str, Array], Array]:
-    """A metric that scipy computes and that is defined for every pair of rows."""
-
-    def distances(name: str, points: Array) -> Array:
-        condensed: Array = pdist(points, scipy_name)
-        return condensed
-
-    return distances
-
-
-def _cosine(name: str, points: Array) -> Array:
-    """1 - cos(u, v) = |u/|u| - v/|v||^2 / 2, which keeps its accuracy for nearly parallel rows."""
-    return _angular(name, points, np.all(points == 0.0, axis=1), "cosine", "zero")
-
-
-def _correlation(name: str, points: Array) -> Array:
-    """1 - Pearson correlation of the rows: the cosine distance of the row-centred points."""
-    constant = points.max(axis=1) == points.min(axis=1)
-    return _angular(name, points - points.mean(axis=1, keepdims=True), constant, "correlation", "constant")
-
-
-def _angular(name: str, rows: Array, undefined: NDArray[np.bool_], metric: str, what: str) -> Array:
-    if undefined.any():
-        raise AnalysisIncomplete(
-            f"layer {name!r}: {int(undefined.sum())} of {len(rows)} distinct rows are {what}, "
-            f"where the {metric} distance is undefined",
-            "use --metric euclidean",
-        )
-    largest = np.abs(rows).max(axis=1, keepdims=True)  # divided out first: squares neither overflow nor underflow
-    unit = rows / largest
-    unit /= np.sqrt(np.einsum("ij,ij->i", unit, unit))[:, None]
-    distances: Array = pdist(unit, "sqeuclidean") / 2.0
-    distances[distances < PARALLEL] = 0.0
-    return distances
-
-
-METRICS = Registry("metric")
-METRICS.add("euclidean", _plain("euclidean"))
-METRICS.add("manhattan", _plain("cityblock"))
-METRICS.add("chebyshev", _plain("chebyshev"))
-METRICS.add("cosine", _cosine)
-METRICS.add("correlation", _correlation)
+    return space_of(name, points, metric).condensed()

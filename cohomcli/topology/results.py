@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cohomcli.topology.figures import Geometry
 
 Array = NDArray[np.float64]
 
@@ -32,6 +35,12 @@ class DimensionSummary:
     `total_persistence`, `max_lifetime` are in units of the metric; the `_over_scale` twins are divided by the
     cloud's scale (mean pairwise distance) and do not change when the activations are rescaled. `entropy` is the
     persistence entropy in nats, -sum p log p with p = lifetime / total (Chintakunta et al. 2015); 0 for no bars.
+
+    The rest is evidence, None where it was not asked for or cannot be had. `statistic` is what was tested: in H0 the
+    longest lifetime over the scale, above it the largest death / birth; `null_median` and `null_95` are its quantiles
+    over the replicates of the null model. `p_value` is for this layer and dimension alone, `p_holm` (Holm) and
+    `p_joint` (Westfall and Young's largest statistic) are corrected for all of the analysis. `intervals` holds the
+    95% confidence limits of the figures above by name, for their expected value over fresh samples of as many texts.
     """
 
     dimension: int
@@ -43,17 +52,77 @@ class DimensionSummary:
     censored: int
     total_over_scale: float
     max_over_scale: float
+    statistic: float | None = None
+    null_median: float | None = None
+    null_95: float | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+    p_joint: float | None = None
+    intervals: dict[str, tuple[float, float]] | None = None
 
 
 @dataclass(frozen=True)
 class BettiCurve:
     """Number of classes alive at each filtration value: `values[k, j]` is beta_k at `grid[j]`, essential ones included.
 
-    A class [b, d) is alive at t when b <= t < d.
+    A class [b, d) is alive at t when b <= t < d. `low` and `high`, where computed, are pointwise 95% confidence limits
+    of its expected value over fresh samples of as many texts, shape (dimensions, grid), for the dimensions they cover.
     """
 
     grid: Array
     values: NDArray[np.int64]
+    low: Array | None = None
+    high: Array | None = None
+
+
+@dataclass(frozen=True)
+class NullDraws:
+    """The statistics of one layer, one column per dimension: `observed` (D,) and of the replicates (R, D)."""
+
+    observed: Array
+    replicates: Array
+
+
+@dataclass(frozen=True)
+class LayerEvidence:
+    """How a layer's evidence was got.
+
+    `n_tested` points were compared with `replicates` clouds of the null model `null` (None: no test). `subsamples` is
+    the number of subsamples behind the 95% confidence limits (0: there are none). `draws` lives until the correction.
+    """
+
+    null: str | None
+    replicates: int
+    n_tested: int
+    subsamples: int
+    draws: NullDraws | None = None
+
+
+@dataclass(frozen=True)
+class EvidenceOptions:
+    """What evidence is computed: `replicates` of the model `null` ("none": no test), `subsamples` for limits (0: none).
+
+    Clouds of more than `max_points` distinct points are tested on a seeded sample of so many, and get no limits.
+    """
+
+    null: str = "rotation"
+    replicates: int = 199
+    subsamples: int = 100
+    max_points: int = 500
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A representative of one H1 bar: a cycle that appears at `birth` and becomes a boundary at `death`.
+
+    `points` are row numbers of the activations, hence of the texts, along the cycle. `closed` says that they are one
+    closed path; otherwise they are several, one after another.
+    """
+
+    birth: float
+    death: float
+    points: tuple[int, ...]
+    closed: bool
 
 
 @dataclass(frozen=True)
@@ -64,6 +133,12 @@ class LayerTopology:
     `pca_dim` the dimension analysed, `explained_variance` the share of variance it keeps (1.0 when PCA was not
     needed). `scale` is the mean pairwise distance of the analysed cloud under `metric`; `mean_norm` the mean
     Euclidean norm of the raw activations.
+
+    `threshold` is the length at which the filtration ends, in units of the metric; None when it is complete. With
+    landmarks, `n_landmarks` of the distinct points were analysed, every point lies within `covering_radius` of one,
+    and the diagrams are within `diagram_error` (bottleneck distance, guaranteed) of the whole cloud's; None without.
+    `loops` are representatives of the longest H1 bars, `geometry` its other figures and `evidence` how p-values and
+    confidence limits were got, where asked for.
     """
 
     name: str
@@ -80,6 +155,13 @@ class LayerTopology:
     summaries: tuple[DimensionSummary, ...]
     betti: BettiCurve
     compat: dict[str, float] | None = None
+    threshold: float | None = None
+    n_landmarks: int | None = None
+    covering_radius: float | None = None
+    diagram_error: float | None = None
+    loops: tuple[Loop, ...] = ()
+    geometry: Geometry | None = None
+    evidence: LayerEvidence | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +196,13 @@ class TopologyOptions:
     """How clouds are analysed. `pca` = 0 keeps the full width; `compat` is None or "todacomm".
 
     `pca` applies to the Euclidean metric; the others are measured at full width. `workers` layers are analysed at a
-    time. `available_bytes` is the memory the analysis may use; None asks for no check.
+    time. `available_bytes` is the memory the analysis may use and `time_limit` the CPU seconds its forecast may have;
+    None asks for no check.
+
+    `threshold` ends the filtration at a length, in units of the metric or, with `threshold_unit` "scale", of the
+    layer's mean pairwise distance; None completes it. `landmarks` > 0 analyses that many maxmin landmarks where a cloud
+    has more points. `representatives` is the number of longest H1 bars per layer whose points are named.
+    `geometry` asks for the figures of `Geometry` too, `evidence` for p-values and confidence limits.
     """
 
     pca: int = 50
@@ -125,3 +213,10 @@ class TopologyOptions:
     workers: int = 1
     seed: int = 0
     available_bytes: int | None = None
+    time_limit: float | None = None
+    threshold: float | None = None
+    threshold_unit: Literal["distance", "scale"] = "distance"
+    landmarks: int = 0
+    representatives: int = 0
+    geometry: bool = False
+    evidence: EvidenceOptions | None = None

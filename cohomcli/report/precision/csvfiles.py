@@ -50,7 +50,7 @@ def _byte_cells(row: BytesRow | None) -> list[Cell]:
 
 def _trade_offs(result: PrecisionResult) -> Rows:
     for p in result.pareto:
-        yield [p.epsilon, p.predicted_error, p.objective, p.lower_bound]
+        yield [p.epsilon, p.predicted_error, p.measured_error, p.objective, p.lower_bound]
 
 
 def _curvature(result: PrecisionResult) -> Rows:
@@ -76,7 +76,7 @@ _FILES = (
     ),
     _File(
         Fact("tables/pareto.csv", "the cheapest plan for every tolerance"),
-        ("epsilon", "predicted_error", "objective", "lower_bound"),
+        ("epsilon", "predicted_error", "measured_error", "objective", "lower_bound"),
         _trade_offs,
     ),
     _File(

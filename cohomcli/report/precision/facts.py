@@ -109,7 +109,8 @@ def precision_method(result: PrecisionResult | WeightsResult | None) -> list[Fac
             Fact("formats", names, "each weight tensor rounded once to each of them"),
         ]
     inputs = (
-        f"{result.n_calibration:,} calibration, {result.n_surveyed:,} for ranges alone, {result.n_heldout:,} held out"
+        f"{result.n_calibration:,} calibration, {result.n_surveyed:,} more to judge unseen ones by, "
+        f"{result.n_heldout:,} held out"
     )
     n_all = result.n_ops + result.n_weights + result.n_fixed
     graph = (

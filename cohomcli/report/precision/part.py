@@ -11,6 +11,7 @@ from cohomcli.report.picture import Picture, PrecisionGroup, in_groups
 from cohomcli.report.precision import tables
 from cohomcli.report.precision.facts import precision_headline
 from cohomcli.report.precision.limits import limits
+from cohomcli.report.precision.refutations import refutation_table
 from cohomcli.report.precision.weights import weights_part
 from cohomcli.report.precision.words import seen
 
@@ -50,4 +51,5 @@ def _blocks(result: PrecisionResult, pictures: Sequence[Picture]) -> list[Block]
         tables.round_table(result),
         tables.sheaf_table(result),
         tables.curvature_table(result),
+        refutation_table(result),
     ]

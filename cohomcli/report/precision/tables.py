@@ -218,11 +218,13 @@ def round_table(result: PrecisionResult) -> Table:
     """The closed loop, round by round."""
     cells = [
         (
-            str(at),
+            str(at) if step.solved else "widest format",
             number(step.target, 3),
             number(step.predicted, 3),
             "not finite" if step.measured is None else number(step.measured, 3),
             "not finite" if step.worst is None else number(step.worst, 3),
+            DASH if step.bound is None else number(step.bound, 3),
+            str(step.n_inputs),
             mebibytes(step.bytes),
         )
         for at, step in enumerate(result.rounds, start=1)
@@ -231,11 +233,16 @@ def round_table(result: PrecisionResult) -> Table:
         Column("round", numeric=False),
         Column("target", "the error that the solver was given"),
         Column("predicted", "of the plan it found"),
-        Column("measured", "over all calibration inputs"),
-        Column("worst input", "measured, the worst single calibration input"),
+        Column("measured", "over the inputs it ran on"),
+        Column("worst input", "measured, the worst single one"),
+        Column("unseen input", "what one in 1,000 is expected to exceed (estimated); held to epsilon"),
+        Column("inputs", "calibration inputs that it ran on"),
         Column("MiB", "one forward pass"),
     )
-    note = "Each round solves for a target, emulates the plan on the calibration inputs and corrects the target."
+    note = (
+        "Each round solves for a target, emulates the plan on calibration inputs, judges unseen ones by how their "
+        "errors vary, and corrects the target."
+    )
     return Table("Closed loop", columns, tuple(cells), note)
 
 
@@ -288,6 +295,7 @@ def pareto_table(result: PrecisionResult) -> Table:
         (
             number(point.epsilon, 3),
             number(point.predicted_error, 3),
+            DASH if point.measured_error is None else number(point.measured_error, 3),
             cost(point.objective),
             cost(point.lower_bound),
             _gap(point),
@@ -297,11 +305,12 @@ def pareto_table(result: PrecisionResult) -> Table:
     columns = (
         Column("epsilon", numeric=False),
         Column("predicted error", "of the cheapest plan found"),
+        Column("measured error", "over the calibration inputs, of the plans that were run"),
         Column(unit, f"objective: {clean(result.objective, 40)}"),
         Column(f"lower bound, {unit}", "no plan that is predicted to meet epsilon costs less; proved in the model"),
         Column("gap", "at most"),
     )
-    note = "Predicted, not measured. A dash where no plan is predicted to meet epsilon."
+    note = "Predicted; a few are measured on the calibration inputs. A dash: not measured, or no plan meets epsilon."
     return Table("Cost of every tolerance", columns, tuple(cells), note)
 
 

@@ -1,0 +1,30 @@
+"""Drift and distances of a comparison as tables on stdout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def show_drift(console: Console, comparison: Any) -> None:
+    """One row per analysis and baseline, then one per checkpoint step; nothing when no drift was asked for or found."""
+    drift = comparison.drift
+    if drift is None or not (drift.named or drift.steps or any(model.layers for model in drift.models)):
+        return
+    names = [row.model for row in comparison.rows]
+    title = f"drift by {drift.measure} between {drift.measured_on} (0 equal, 1 unrelated)"
+    table = Table(title=escape(title), title_justify="left")
+    for name in ("analysis", "from", "largest", "in layer", "mean", "remark"):
+        table.add_column(name, justify="right" if name in ("largest", "mean") else "left")
+    for one in (*drift.models, *(drift.steps if len(drift.steps) > 1 else ())):
+        start = names[one.against] if one.against is not None else "-"
+        cells = (_number(one.max_drift), escape(one.worst_layer or "-"), _number(one.mean_drift), escape(one.reason))
+        table.add_row(escape(names[one.row]), escape(start), *cells)
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

@@ -1,0 +1,66 @@
+"""`cohom train`: train or fine-tune a language model, with structural objectives if wanted."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from cohomcli.cli.analysis import print_gates, print_outcome
+from cohomcli.cli.console import print_json, progress_bars, setup_logging
+from cohomcli.cli.options import (
+    CONTROL_OPTIONS,
+    DATA,
+    DRY_RUN,
+    MACHINE,
+    MODELS,
+    RESUME,
+    TRAINING,
+    add_command,
+    config_flags,
+)
+
+_NOT_HERE = {"num_layers", "hf_model", "models_list", "datasets_list", "activations.cache", "activations.store"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    flags = [
+        flag
+        for flag in (*MODELS, *DATA, *TRAINING, *MACHINE, *CONTROL_OPTIONS, *DRY_RUN, *RESUME)
+        if flag.key not in _NOT_HERE
+    ]
+    add_command(app, "train", train, flags)
+
+
+def train(values: dict[str, Any]) -> int:
+    """Train or fine-tune a causal or masked language model, with checkpoints that resume exactly.
+
+    --model names where to start; training.architecture in a configuration file builds a new model instead.
+    """
+    from cohomcli.config import resolve as resolve_config
+    from cohomcli.jobs import train as job
+
+    setup_logging(values["quiet"], values["verbose"])
+    config = resolve_config(values["config_file"], values["overrides"] or (), config_flags(values))
+    if values["dry_run"]:
+        document = dict(job.plan(config))
+        if values["json_output"]:
+            print_json(document)
+        else:
+            from cohomcli.cli.show import show_plan
+
+            show_plan(document)
+        return 0
+    with progress_bars(values["quiet"]) as progress:
+        if values["resume"]:
+            outcome = job.resume(Path(config.output.dir), values["resume"], sys.argv[1:], progress)
+        else:
+            outcome = job.train(config, sys.argv[1:], progress)
+    if outcome is None:  # not the first process of a distributed launch
+        return 0
+    print_outcome(outcome, values["json_output"])
+    print_gates(outcome)
+    return outcome.exit_code

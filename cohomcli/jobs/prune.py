@@ -1,0 +1,284 @@
+"""The job behind `cohom prune`: calibrate, prune, measure before and after, and save a folder that loads anywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cohomcli import __version__
+from cohomcli.config import Config, dump_yaml
+from cohomcli.data.spec import DatasetSpec, TextSample
+from cohomcli.errors import AnalysisIncomplete, InputRefused, UsageError
+from cohomcli.jobs.analyze import Finished, Outcome, dataset_spec, write_outcome
+from cohomcli.jobs.compute import prepare
+from cohomcli.jobs.entry import load_options
+from cohomcli.jobs.reload import logits_of, reload_elsewhere
+from cohomcli.jobs.verdicts import check_targets, write_verdict
+from cohomcli.progress import Progress
+from cohomcli.results import SCHEMA, Claim, Entry
+from cohomcli.runs.entries import save_entry
+from cohomcli.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cohomcli.models.spec import LoadedModel
+    from cohomcli.pruning.prune import PruneOptions
+    from cohomcli.pruning.results import Perplexity, PruningResult
+
+COMMAND = "prune"
+FOLDER, RECIPE, MASKS = "model", "cohom_prune.json", "masks.safetensors"
+PER_BATCH = 2048  # calibration tokens that go through a block together
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is known before the first map is pruned."""
+
+    loaded: LoadedModel
+    options: PruneOptions
+    calibration: TextSample
+    batches: list[dict[str, Tensor]]
+    evaluations: list[tuple[str, str, Any]]  # name, domain, blocks
+
+
+def prune(config: Config, argv: list[str], progress: Progress) -> Outcome:
+    """Prune the one model of `config` into a new run folder, whose `model/` stock `from_pretrained` loads.
+
+    Raises:
+        CohomError: refused input or options, or too little text; nothing is left behind then.
+    """
+    check_targets(config.output)
+    prepare(config.compute)
+    parts = _prepare(config)
+    run = RunFolder.create(Path(config.output.dir), COMMAND, parts.loaded.info.name, argv, config.output.name)
+    run.write("config.yaml", dump_yaml(config))
+    with run:
+        before = _perplexities(parts, progress, "evaluate dense")
+        result = _prune(parts, progress)
+        after = _perplexities(parts, progress, "evaluate pruned")
+        result = replace(result, perplexity=tuple(_paired(parts, before, after)))
+        _save(run, parts, result)
+        notes = tuple(_verify(run, parts, config, progress))
+        run.manifest["seconds"] = round(result.seconds, 3)
+        entry = Entry(
+            model=parts.loaded.info.name,
+            dataset=parts.calibration.name,
+            info=parts.loaded.info,
+            sample=parts.calibration,
+            pruning=result,
+            claims=tuple(_claims(result)),
+            notes=(*parts.loaded.notes, *notes),
+        )
+        save_entry(run, entry)
+        outcome = write_outcome(run, Finished(COMMAND, config, [entry]), progress)
+    write_verdict(outcome, config.output)
+    return outcome
+
+
+def _prepare(config: Config) -> _Parts:
+    from cohomcli.models.load import load
+    from cohomcli.models.resolve import resolve
+
+    if len(config.models) != 1:
+        raise UsageError("prune takes one model", "run it once for each")
+    options = _options(config)
+    loaded = load(resolve(config.models[0]), load_options(config))
+    if loaded.info.lm_head is None:
+        raise InputRefused(f"{loaded.info.name} has no language-modelling head: nothing to measure pruning by")
+    if loaded.info.kind == "encoder-decoder":
+        raise InputRefused("encoder-decoders cannot be pruned yet", "decoders and encoders can")
+    wanted = config.pruning
+    spec = _calibration_spec(config)
+    calibration, blocks = _blocks(loaded, spec, wanted.calibration_tokens, config)
+    ids = blocks.ids[: wanted.calibration_tokens // wanted.block_size]
+    if len(ids) < 2:
+        raise InputRefused("the calibration fills fewer than two blocks", "give more text, or a shorter --block-size")
+    per_batch = min(max(1, PER_BATCH // wanted.block_size), len(ids) // 2)
+    batches = [_inputs(ids[at : at + per_batch]) for at in range(0, len(ids) - per_batch + 1, per_batch)]
+    return _Parts(loaded, options, calibration, batches, list(_evaluations(loaded, config)))
+
+
+def _options(config: Config) -> PruneOptions:
+    from cohomcli.pruning.pattern import parse_pattern
+    from cohomcli.pruning.prune import PruneOptions
+
+    wanted = config.pruning
+    shrink = None if wanted.shrink == "auto" else float(wanted.shrink)
+    return PruneOptions(wanted.method, parse_pattern(wanted.pattern), shrink, config.compute.seed)
+
+
+def _calibration_spec(config: Config) -> DatasetSpec:
+    spec = dataset_spec(config, config.pruning.calibration or config.datasets[0])
+    return replace(spec, split=spec.split or "calibration")
+
+
+def _blocks(loaded: LoadedModel, spec: DatasetSpec, tokens: int, config: Config) -> tuple[TextSample, Any]:
+    """A sample of texts, packed into blocks of at least `tokens` tokens if there is so much text."""
+    from cohomcli.data.sample import load_all_texts
+    from cohomcli.training.data import text_blocks
+
+    length = config.pruning.block_size
+    if loaded.info.max_positions is not None and length > loaded.info.max_positions:
+        raise UsageError(f"--block-size {length} is more than the {loaded.info.max_positions} positions of the model")
+    task = loaded.info.lm_head or "causal"
+    sample = load_all_texts(spec, 0, config.compute.seed)
+    return sample, text_blocks(
+        loaded.tokenizer, sample.texts, length, task, loaded.info.vocab_size, config.compute.seed
+    )
+
+
+def _evaluations(loaded: LoadedModel, config: Config) -> Iterator[tuple[str, str, Any]]:
+    """The held-out part of the calibration data (in domain), and every data set of --eval (out of domain)."""
+    spec = replace(_calibration_spec(config), split="heldout")
+    wanted = [("in", spec), *(("out", dataset_spec(config, reference)) for reference in config.pruning.evaluate)]
+    count = max(1, config.pruning.evaluation_tokens // config.pruning.block_size)
+    for domain, each in wanted:
+        sample, blocks = _blocks(loaded, each, config.pruning.evaluation_tokens, config)
+        yield sample.name, domain, replace(blocks, ids=blocks.ids[:count], maskable=blocks.maskable[:count])
+
+
+def _inputs(ids: Tensor) -> dict[str, Tensor]:
+    import torch
+
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _prune(parts: _Parts, progress: Progress) -> PruningResult:
+    from cohomcli.models.probe import find_layout
+    from cohomcli.pruning.prune import prune as engine
+
+    stack = find_layout(parts.loaded.model).stacks[0]
+    return engine(parts.loaded.model, stack, parts.batches, parts.options, progress)
+
+
+def _perplexities(parts: _Parts, progress: Progress, step: str) -> list[float]:
+    """exp of the mean nats per predicted token on every evaluation set; masked models predict hidden tokens."""
+    from cohomcli.training.loop import evaluate
+
+    model, task = parts.loaded.model, parts.loaded.info.lm_head or "causal"
+    found = []
+    progress(step, 0, len(parts.evaluations))
+    for done, (name, _, blocks) in enumerate(parts.evaluations, start=1):
+        loss = evaluate(model, blocks, task, 4, next(model.parameters()).device)
+        if not loss < 700:
+            raise AnalysisIncomplete(f"the loss on {name} is {loss:.4g} nats per token", "choose a lower sparsity")
+        found.append(math.exp(loss))
+        progress(step, done, len(parts.evaluations))
+    return found
+
+
+def _paired(parts: _Parts, before: list[float], after: list[float]) -> Iterator[Perplexity]:
+    from cohomcli.pruning.results import Perplexity
+    from cohomcli.training.language import targets_in
+
+    for (name, domain, blocks), old, new in zip(parts.evaluations, before, after, strict=True):
+        count = targets_in(blocks.batch(range(len(blocks)), 0)["labels"])
+        yield Perplexity(name, old, new, count, domain)
+
+
+def _save(run: RunFolder, parts: _Parts, result: PruningResult) -> None:
+    """`model/`: weights, config and tokenizer for stock classes, the masks, and all that is needed to repeat it."""
+    import torch
+    from safetensors.torch import save_file
+
+    from cohomcli.models.quiet import quiet
+
+    folder = run.path(FOLDER)
+    with quiet():
+        model: Any = parts.loaded.model
+        model.save_pretrained(folder)
+        parts.loaded.tokenizer.save_pretrained(folder)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes 0600
+    if parts.options.pattern.kind != "mlp":
+        masks = {name: torch.from_numpy(_packed(weight)) for name, weight in _pruned_weights(parts, result)}
+        save_file(masks, folder / MASKS, metadata={"packing": "numpy.packbits of weight != 0, row by row"})
+        (folder / MASKS).chmod(0o644)
+    recipe = {
+        "schema": "cohom.prune/1",
+        "version": __version__,
+        "parent": {"location": parts.loaded.info.location, "weights_sha256": parts.loaded.info.weights_sha256},
+        "calibration": {"source": parts.calibration.source, "texts_sha256": parts.calibration.sha256},
+        "seed": parts.options.seed,
+        "result": {key: value for key, value in asdict(result).items() if key != "seconds"},
+    }
+    run.write(f"{FOLDER}/{RECIPE}", json.dumps(recipe, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _pruned_weights(parts: _Parts, result: PruningResult) -> Iterator[tuple[str, Any]]:
+    from cohomcli.models.layout import find_stacks
+    from cohomcli.pruning.parts import at
+
+    blocks = find_stacks(parts.loaded.model).stacks[0].blocks
+    for one in result.maps:
+        layer, _, path = one.name.partition(".")
+        yield one.name, at(blocks[int(layer.removeprefix("layer_"))], path).weight.detach()
+
+
+def _packed(weight: Any) -> Any:
+    import numpy as np
+
+    return np.packbits((weight != 0).numpy(), axis=1)
+
+
+def _verify(run: RunFolder, parts: _Parts, config: Config, progress: Progress) -> Iterator[str]:
+    """With --verify: load the folder by stock classes in a fresh process and compare logits.
+
+    Raises:
+        AnalysisIncomplete: they differ, or it does not load.
+    """
+    if not config.pruning.verify:
+        return
+    progress("verify", 0, 1)
+    ids = parts.batches[0]["input_ids"][:1]
+    own = logits_of(parts.loaded.model, ids)
+    largest = reload_elsewhere(run.stage / FOLDER, ids, own, str(parts.loaded.info.lm_head))
+    progress("verify", 1, 1)
+    if largest > 0:
+        raise AnalysisIncomplete(f"the saved model's logits differ by {largest:.3g} after reloading")
+    yield "the saved folder was loaded by transformers in a process without cohom; its logits are equal bit for bit"
+
+
+def _claims(result: PruningResult) -> Iterator[Claim]:
+    for one in result.perplexity:
+        yield Claim(
+            f"perplexity {one.before:.2f} before and {one.after:.2f} after on {one.n_predictions} tokens of "
+            f"{one.dataset} ({one.domain} of domain)",
+            "measured",
+        )
+
+
+def plan(config: Config) -> dict[str, Any]:
+    """What `--dry-run` says; nothing is written.
+
+    Raises:
+        CohomError: what pruning would refuse.
+    """
+    parts = _prepare(config)
+    model: Any = parts.loaded.model
+    block = max(sum(p.numel() for p in each.parameters()) for each in _blocks_of(model))
+    width = max(max(p.shape) for each in _blocks_of(model) for p in each.parameters() if p.dim() == 2)
+    tokens = sum(batch["input_ids"].numel() for batch in parts.batches)
+    return {
+        "schema": SCHEMA,
+        "command": COMMAND,
+        "status": "dry-run",
+        "model": parts.loaded.info.name,
+        "method": config.pruning.method,
+        "pattern": str(parts.options.pattern),
+        "calibration_tokens": tokens,
+        # both streams of hidden states, a copy of one block, and two Grams with their cross products in float64
+        "memory_bytes": int(8 * tokens * parts.loaded.info.hidden_size + 4 * block + 2 * 3 * 8 * width**2),
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def _blocks_of(model: Any) -> Any:
+    from cohomcli.models.layout import find_stacks
+
+    return find_stacks(model).stacks[0].blocks

@@ -1,0 +1,1 @@
+"""Pruning engine: what of a map's output on the data the next map can do without."""

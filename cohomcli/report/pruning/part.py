@@ -1,0 +1,105 @@
+"""The part of an entry that is about pruning: what went, what it cost, and what it does not buy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cohomcli.pruning.results import PrunedMap, PruningResult
+from cohomcli.report.document import Column, Fact, Part, Table
+from cohomcli.report.names import clean, number, percent
+from cohomcli.report.picture import Picture, in_groups
+
+
+def pruning_part(result: PruningResult, pictures: Sequence[Picture]) -> Part:
+    """The section on pruning; `pictures` may hold others as well."""
+    return Part(
+        title="Pruning",
+        headline=tuple(_headline(result)),
+        seen=tuple(_seen(result)),
+        overview=in_groups(pictures, "pruning"),
+        limits=tuple(_limits(result)),
+        notes=(),
+        blocks=(_perplexities(result), _maps(result)),
+    )
+
+
+def _headline(result: PruningResult) -> list[Fact]:
+    facts = [Fact("method", clean(result.method), f"pattern {result.pattern}")]
+    facts += [
+        Fact(
+            f"perplexity, {one.domain} of domain",
+            number(one.after),
+            f"{number(one.before)} before; {clean(one.dataset)}",
+        )
+        for one in result.perplexity
+    ]
+    (before, after), kept = result.n_parameters, result.n_nonzero[1]
+    return [
+        *facts,
+        Fact("sparsity", percent(result.sparsity), "of the pruned maps"),
+        Fact("parameters", f"{after:,}", f"{before:,} before; {kept:,} of them not zero"),
+        Fact("drift", number(result.drift[-1]), "of the last block's output: E|h - h'|^2 / E|h|^2, calibration texts"),
+    ]
+
+
+def _seen(result: PruningResult) -> list[str]:
+    sentences = [
+        f"On {clean(one.dataset)} the perplexity went from {number(one.before)} to {number(one.after)}."
+        for one in result.perplexity
+    ]
+    worst = max(result.maps, key=lambda one: one.error)
+    sentences.append(
+        f"The map that lost most is {clean(worst.name)}: {percent(worst.error)} of the energy of its output on the "
+        "calibration texts."
+    )
+    lambdas = sorted({one.shrink for one in result.maps})
+    if result.method == "chain" and len(lambdas) > 1:
+        sentences.append(f"Lambda was chosen per map from {', '.join(map(number, lambdas))}.")
+    return sentences
+
+
+def _limits(result: PruningResult) -> list[str]:
+    if result.pattern.startswith("mlp"):
+        first = "The model is smaller and plain: every runtime that ran the dense one runs it, faster."
+    else:
+        first = (
+            "Zeros in a dense matrix save neither memory nor time by themselves: that needs a format and kernels for "
+            "sparse weights."
+        )
+    return [
+        first,
+        f"Perplexity is measured on {result.perplexity[0].n_predictions if result.perplexity else 0:,} tokens; other "
+        "abilities can suffer more.",
+        f"The calibration had {result.n_calibration_tokens:,} tokens; text of another kind loses more.",
+    ]
+
+
+def _perplexities(result: PruningResult) -> Table:
+    columns = (
+        Column("data set", numeric=False),
+        Column("domain", numeric=False),
+        Column("before"),
+        Column("after"),
+        Column("tokens"),
+    )
+    rows = tuple(
+        (clean(one.dataset), one.domain, number(one.before), number(one.after), f"{one.n_predictions:,}")
+        for one in result.perplexity
+    )
+    return Table("Perplexity", columns, rows)
+
+
+def _maps(result: PruningResult) -> Table:
+    columns = (
+        Column("map", numeric=False),
+        Column("shape", numeric=False),
+        Column("zeros"),
+        Column("lambda"),
+        Column("lost", "share of the output's energy on the calibration texts"),
+    )
+    return Table("Maps", columns, tuple(_row(one) for one in result.maps))
+
+
+def _row(one: PrunedMap) -> tuple[str, ...]:
+    shape = " x ".join(map(str, one.shape))
+    return clean(one.name), shape, percent(one.sparsity), number(one.shrink), percent(one.error)

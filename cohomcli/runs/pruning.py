@@ -1,0 +1,34 @@
+"""A pruning result as part of results.json, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cohomcli.pruning.results import PruningResult
+
+
+def pruning_document(result: PruningResult) -> dict[str, Any]:
+    """The result without what differs from run to run; `perplexity` of the first data set also flat, for gates."""
+    document = asdict(result)
+    del document["seconds"]
+    sets = document.pop("perplexity")
+    document["perplexity"] = {name: sets[0][name] for name in ("before", "after")} if sets else {}
+    document["evaluations"] = sets
+    before, after = result.n_parameters
+    document["bytes"] = {"before": 4 * before, "after": 4 * after}
+    return document
+
+
+def read_pruning(document: Mapping[str, Any]) -> PruningResult:
+    """The inverse; raises KeyError or TypeError on a document of another version."""
+    from cohomcli.pruning.results import Perplexity, PrunedMap, PruningResult
+
+    plain = {key: value for key, value in document.items() if key not in ("perplexity", "evaluations", "bytes")}
+    plain["maps"] = tuple(PrunedMap(**one | {"shape": tuple(one["shape"])}) for one in document["maps"])
+    plain["perplexity"] = tuple(Perplexity(**one) for one in document["evaluations"])
+    for name in ("drift", "n_parameters", "n_nonzero"):
+        plain[name] = tuple(plain[name])
+    return PruningResult(**plain)
