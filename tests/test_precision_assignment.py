@@ -169,6 +169,21 @@ def test_the_budget_is_compared_exactly() -> None:
     assert np.nextafter(0.3, 1.0) == 0.1 + 0.1 + 0.1
 
 
+def test_a_budget_that_is_used_up_exactly_is_used() -> None:
+    problem = Problem(
+        cost=np.array([[4.0, 2.0], [4.0, 2.0], [8.0, 4.0]]),
+        error=np.array([[0.0, 1.0], [0.0, 3.0], [0.5, 1.0]]),
+        allowed=np.ones((3, 2), dtype=bool),
+        edges=np.array([[0, 2], [1, 2]]),
+        cast_cost=np.array([0.5, 0.5]),
+        budget=2.0,
+        groups=(),
+    )
+    solution = solve(problem)
+    assert solution.objective == 10.5 == float(solution.lower_bound or 0)
+    assert solution.error == 2.0
+
+
 def test_infeasibility_is_proved_and_only_where_true() -> None:
     problem = simple(3, budget=2.9)
     solution = solve(problem)

@@ -146,6 +146,7 @@ class _Search:
         )
 
     def _polish(self, choice: Sequence[int]) -> None:
+        self.offer(choice)  # as it is: descent keeps a hair away from the budget, which may be met exactly
         self.offer(self.descent.descend(self.descent.repair(choice)))
 
     def _seconds_left(self) -> float:
