@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,15 @@ def warn_ignored(values: dict[str, Any]) -> None:
 def _dry_run(command: str, config: Any, as_json: bool) -> int:
     from cohomcli.jobs.plan import plan
 
-    document = plan(command, config)
+    print_plan(plan(command, config), as_json)
+    return 0
+
+
+def print_plan(document: Mapping[str, Any], as_json: bool) -> None:
+    """What --dry-run found, on stdout: one JSON document, or indented lines."""
     if as_json:
-        print_json(document)
-        return 0
+        print_json(dict(document))
+        return
     from cohomcli.cli.show import show_plan
 
     show_plan(document)
-    return 0

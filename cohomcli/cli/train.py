@@ -8,8 +8,8 @@ from typing import Any
 
 import typer
 
-from cohomcli.cli.analysis import print_gates, print_outcome
-from cohomcli.cli.console import print_json, progress_bars, setup_logging
+from cohomcli.cli.analysis import print_gates, print_outcome, print_plan
+from cohomcli.cli.console import progress_bars, setup_logging
 from cohomcli.cli.options import (
     CONTROL_OPTIONS,
     DATA,
@@ -46,13 +46,7 @@ def train(values: dict[str, Any]) -> int:
     setup_logging(values["quiet"], values["verbose"])
     config = resolve_config(values["config_file"], values["overrides"] or (), config_flags(values))
     if values["dry_run"]:
-        document = dict(job.plan(config))
-        if values["json_output"]:
-            print_json(document)
-        else:
-            from cohomcli.cli.show import show_plan
-
-            show_plan(document)
+        print_plan(job.plan(config), values["json_output"])
         return 0
     with progress_bars(values["quiet"]) as progress:
         if values["resume"]:

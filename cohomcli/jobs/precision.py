@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from cohomcli.config import Config, PrecisionConfig
 from cohomcli.data.spec import DatasetSpec, TextSample
 from cohomcli.errors import InputRefused, UsageError
 from cohomcli.jobs.refute import with_certificates
+from cohomcli.models.eager import eager_attention
 from cohomcli.models.spec import LoadedModel, LoadedWeights
 from cohomcli.progress import Progress
 from cohomcli.results import Claim, Entry
@@ -19,8 +19,6 @@ from cohomcli.runs.entries import slug
 from cohomcli.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from cohomcli.precision.analysis import Analysis
     from cohomcli.precision.options import PrecisionOptions
     from cohomcli.precision.result import PrecisionResult, WeightsResult
@@ -141,7 +139,7 @@ def analyse_precision(
     from cohomcli.precision.analysis import analyse
 
     inputs = _inputs(loaded, texts, config)
-    with _eager_attention(loaded.model):
+    with eager_attention(loaded.model):
         analysis = analyse(loaded.model, inputs, options, config.precision.outputs or None, progress)
     return PrecisionPart(analysis.result, _claims(analysis), analysis, inputs)
 
@@ -272,21 +270,6 @@ def _from_samples(loaded: LoadedModel) -> Inputs:
 
     calls = [Example(tuple(loaded.samples))]
     return Inputs(calls, calls, "the sample inputs that the exported program came with")
-
-
-@contextmanager
-def _eager_attention(model: nn.Module) -> Iterator[None]:
-    """Attention step by step, so that its softmax and products are ops of their own; restored afterwards."""
-    before = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    switch = getattr(model, "set_attn_implementation", None)
-    if switch is None or before in (None, "eager"):
-        yield
-        return
-    switch("eager")
-    try:
-        yield
-    finally:
-        switch(before)
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------

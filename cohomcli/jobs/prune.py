@@ -211,10 +211,9 @@ def _save(run: RunFolder, parts: _Parts, result: PruningResult) -> None:
 
 
 def _pruned_weights(parts: _Parts, result: PruningResult) -> Iterator[tuple[str, Any]]:
-    from cohomcli.models.layout import find_stacks
     from cohomcli.pruning.parts import at
 
-    blocks = find_stacks(parts.loaded.model).stacks[0].blocks
+    blocks = _blocks_of(parts.loaded.model)
     for one in result.maps:
         layer, _, path = one.name.partition(".")
         yield one.name, at(blocks[int(layer.removeprefix("layer_"))], path).weight.detach()
@@ -260,9 +259,9 @@ def plan(config: Config) -> dict[str, Any]:
         CohomError: what pruning would refuse.
     """
     parts = _prepare(config)
-    model: Any = parts.loaded.model
-    block = max(sum(p.numel() for p in each.parameters()) for each in _blocks_of(model))
-    width = max(max(p.shape) for each in _blocks_of(model) for p in each.parameters() if p.dim() == 2)
+    blocks = _blocks_of(parts.loaded.model)
+    block = max(sum(p.numel() for p in each.parameters()) for each in blocks)
+    width = max(max(p.shape) for each in blocks for p in each.parameters() if p.dim() == 2)
     tokens = sum(batch["input_ids"].numel() for batch in parts.batches)
     return {
         "schema": SCHEMA,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from cohomcli.errors import AnalysisIncomplete, InputRefused
 from cohomcli.models.batching import encode
+from cohomcli.models.eager import eager_attention
 from cohomcli.models.layout import Stack, find_stacks
 from cohomcli.models.spec import LoadedModel
 
@@ -32,7 +32,7 @@ def attention_maps(
     """
     stack = find_stacks(loaded.model).stacks[0]
     device = next(loaded.model.parameters()).device
-    with torch.inference_mode(), _eager(loaded.model):
+    with torch.inference_mode(), eager_attention(loaded.model):
         for ids in encode(loaded, texts, max_length).ids:
             maps = _maps(stack, torch.tensor([ids], device=device))
             if not maps:
@@ -60,18 +60,3 @@ def _maps(stack: Stack, ids: torch.Tensor) -> dict[str, NDArray[np.float32]]:
         for at, weights in enumerate(found)
         if isinstance(weights, torch.Tensor) and weights.ndim == 4 and weights.shape[-2:] == (size, size)
     }
-
-
-@contextmanager
-def _eager(model: Any) -> Iterator[None]:
-    """The model with eager attention, where it can be switched at all."""
-    before = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    switch = getattr(model, "set_attn_implementation", None)
-    if switch is None or before in (None, "eager"):
-        yield
-        return
-    switch("eager")
-    try:
-        yield
-    finally:
-        switch(before)

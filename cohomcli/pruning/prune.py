@@ -132,18 +132,22 @@ class _Pruner:
         halves = self._moments(block, parent, anatomy, group)
         for path in group.paths:
             module = at(block, path)
-            problem, held = (self._problem(module, half, group) for half in (_sum(halves), halves[1]))
-            fit = self._problem(module, halves[0], group)
+            problem = self._problem(module, _sum(halves), group)
             solver = METHODS.get(self.options.method)
-            shrink = self._shrink(fit, held, solver)
+            shrink = self._shrink(module, halves, group, solver)
             solution = solver(replace(problem, shrink=shrink))
             self._note(index, path, problem, solution, shrink)
             _store(module, solution)
 
-    def _shrink(self, fit: Problem, held: Problem, solver: Callable[[Problem], Tensor]) -> float:
+    def _shrink(
+        self, module: nn.Module, halves: Sequence[_Moments], group: Group, solver: Callable[[Problem], Tensor]
+    ) -> float:
         if self.options.shrink is not None:
             return self.options.shrink
-        return choose_shrink(fit, held, solver) if self.options.method in SHRINKS else DEFAULT_SHRINK
+        if self.options.method not in SHRINKS:
+            return DEFAULT_SHRINK
+        fit, held = (self._problem(module, half, group) for half in halves)
+        return choose_shrink(fit, held, solver)
 
     def _moments(self, block: nn.Module, parent: nn.Module, anatomy: Anatomy, group: Group) -> list[_Moments]:
         """Second moments of the two halves of the calibration data, in turn batch by batch."""

@@ -122,4 +122,4 @@ def _means(found: list[Exactness]) -> dict[str, float]:
 
 
 def _is_causal(model: nn.Module) -> bool:
-    return any(name.endswith(("CausalLM", "LMHeadModel")) for name in (type(model).__name__,))
+    return type(model).__name__.endswith(("CausalLM", "LMHeadModel"))
