@@ -4,10 +4,11 @@
     python -m benchmarks.closed_loop --model path/to/model --norm kl --json
 
 Tolerances are 3, 30, 300, ... times the held-out error of fp32, up to that of the cheapest plan. Plans are made as the
-command makes them: four calibration inputs, twelve further ones whose errors say how much an unseen input may differ,
-and four held-out ones that only measure. A row says how many tolerances were kept, the most rounds it took, how often
-fp32 everywhere was the last resort, the largest share of epsilon that a held-out error used, and the median price of
-the reserve: bytes of the plan over bytes of the first plan that the solver predicts to need all of epsilon.
+command makes them: four calibration inputs, 12 to 28 further ones whose errors say how much an unseen input may differ,
+and four held-out ones that only measure; texts are drawn as the command draws them, `--seed` draws others. A row says
+how many tolerances were kept, the most rounds it took, how often fp32 everywhere was the last resort, the largest share
+of epsilon that a held-out error used, and the median price of the reserve: bytes of the plan over bytes of the first
+plan that the solver predicts to need all of epsilon.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from statistics import median
 
 from benchmarks.prediction import perceptron, resnet, trained
 from benchmarks.subjects import SURVEYED, Size, Subject, configurations, random_subject, trained_subject
-from cohomcli.precision.analysis import measure, prepare
+from cohomcli.precision.analysis import afforded, measure, prepare
 from cohomcli.precision.assignment import solve
 from cohomcli.precision.capture import Captured, capture
 from cohomcli.precision.costs import bytes_of
@@ -63,24 +64,26 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--model", action="append", default=[], help="only these: a name of the default ones, or any")
     options.add_argument("--norm", action="append", default=[], choices=NORMS, help="only these norms")
+    options.add_argument("--seed", type=int, default=0, help="of the inputs, and of the small architectures' weights")
+    options.add_argument("--step", type=float, default=10.0, help="from one tolerance to the next")
     options.add_argument("--json", action="store_true", help="one JSON document on stdout")
     chosen = options.parse_args()
     rows = []
-    for subject in _subjects(chosen.model):
+    for subject in _subjects(chosen.model, chosen.seed):
         with contextlib.redirect_stderr(io.StringIO()):
             captured = capture(subject.model, subject.calibration[0], subject.outputs)
         for norm in chosen.norm or NORMS:
-            rows.append(_row(subject, captured, norm))
+            rows.append(_row(subject, captured, norm, chosen.step))
             print(_line(rows[-1]), file=sys.stderr if chosen.json else sys.stdout, flush=True)
     tried, kept = sum(r.tried for r in rows), sum(r.kept for r in rows)
     if chosen.json:
         print(json.dumps({"rows": [asdict(r) for r in rows], "tried": tried, "kept": kept}, indent=2))
     else:
         rounds, resorts = max(r.rounds for r in rows), sum(r.last_resorts for r in rows)
-        print(f"kept {kept} of {tried} tolerances, in at most {rounds} rounds, {resorts} by fp32 everywhere")
+        print(f"met {kept} of {tried} (model, epsilon) pairs in at most {rounds} rounds, {resorts} by fp32 everywhere")
 
 
-def _subjects(references: list[str]) -> Iterator[Subject]:
+def _subjects(references: list[str], seed: int) -> Iterator[Subject]:
     small = configurations(Size())
     for name in references or (*BUILT_IN, *small, *CLASSIFIERS):
         if name in CLASSIFIERS:
@@ -88,12 +91,12 @@ def _subjects(references: list[str]) -> Iterator[Subject]:
             model, calls = trained(build, shape, 8 + SURVEYED)
             yield Subject(name, model, calls[:4], calls[4:8], surveyed=calls[8:])
         else:
-            yield random_subject(name) if name in small else trained_subject(name, 32)
+            yield random_subject(name, seed=seed) if name in small else trained_subject(name, 32, seed)
 
 
-def _row(subject: Subject, captured: Captured, norm: ErrorNorm) -> Row:
+def _row(subject: Subject, captured: Captured, norm: ErrorNorm, step: float) -> Row:
     started = time.process_time()
-    inputs = Inputs(subject.calibration, subject.heldout, surveyed=subject.surveyed)
+    inputs = afforded(captured, Inputs(subject.calibration, subject.heldout, surveyed=subject.surveyed, thrifty=True))
     options = replace(QUICK, norm=norm)
     setting, _ = prepare(captured, inputs, options)
     heldout = bind(captured, inputs.heldout, norm)
@@ -107,7 +110,7 @@ def _row(subject: Subject, captured: Captured, norm: ErrorNorm) -> Row:
         loops.append((looped, error / epsilon, _price(setting, asked, looped)))
         if looped.good and looped.rounds[looped.chosen].bytes <= _least_bytes(setting, options):
             break  # a larger tolerance gives no cheaper plan
-        epsilon *= 10.0
+        epsilon *= step
     return Row(
         model=subject.name,
         norm=norm,

@@ -2,12 +2,12 @@
 
     python -m benchmarks.evidence false-positives        # share of structureless layers called significant at 5%
     python -m benchmarks.evidence power                  # noisy circle and torus
-    python -m benchmarks.evidence coverage --cloud circle   # of 95% limits, per figure and along Betti curves
     python -m benchmarks.evidence cost                   # 100-replicate limits of 31 layers of 500 points
     python -m benchmarks.evidence bootstrap              # what resampling with replacement would give instead
     python -m benchmarks.evidence models                 # trained against untrained tiny-gpt, and untrained alone
 
-Every command prints its CPU seconds. The sizes are those of the tables in docs/topology.md; --runs makes them smaller.
+The coverage of the limits is measured by benchmarks/coverage.py. Every command prints its CPU seconds. The sizes are
+those of the tables in docs/topology.md; --runs makes them smaller.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from cohomcli.topology.nulls import NULLS
 from cohomcli.topology.persistence import rips
 from cohomcli.topology.pointcloud import make_cloud
 from cohomcli.topology.replicates import bars_of
-from cohomcli.topology.results import BettiCurve
 from cohomcli.topology.significance import NullTest, draw_test, p_values
 from cohomcli.topology.summaries import betti_curve, summarize
 
@@ -96,7 +95,7 @@ def false_positives(arguments: argparse.Namespace) -> None:
     spreads = {"isotropic": np.ones(width), "anisotropic": 1 / np.arange(1.0, width + 1)}
     print(f"{runs} runs x {layers} layers, {n} points, {width} to {pca} dimensions, {replicates} replicates")
     print(f"{'null':<10} {'noise':<12} {'H0':>7} {'H1':>7}   share with p <= 0.05")
-    for null in sorted(NULLS, key=lambda name: name != "rotation"):
+    for null in [arguments.null] if arguments.null else sorted(NULLS, key=lambda name: name != "rotation"):
         for noise, spread in spreads.items():
             rng = np.random.default_rng(1)
             p = np.array(
@@ -119,66 +118,24 @@ def power(arguments: argparse.Namespace) -> None:
         print(f"{name:<12} median {np.median(p):.3f}, largest {p.max():.3f}, p < 0.01 in {np.mean(p < 0.01):.0%}")
 
 
-def coverage(arguments: argparse.Namespace) -> None:
-    """The share of simulations whose limits hold the mean of the figure over all simulations."""
-    runs, n, subsamples = arguments.runs or 1000, arguments.points, 100
-    rng = np.random.default_rng(arguments.seed)
-    clouds = [CLOUDS[arguments.cloud](n, rng) for _ in range(runs)]
-    end = 1.05 * max(float(bars[:, 1].max()) for bars in bars_of(pdist(clouds[0]), 1, ENGINE))
-    grid = np.linspace(0.0, end, 256)
-    centres, lows, highs, curves, curve_lows, curve_highs = [], [], [], [], [], []
-    for seed, points in enumerate(clouds):
-        distances = pdist(points)
-        diagrams = rips(distances, 1, ENGINE)
-        summaries = [summarize(diagram, float(distances.mean())) for diagram in diagrams]
-        betti = BettiCurve(grid, _betti(diagrams, grid))
-        found = limits(Texts(distances, np.arange(n), ENGINE, 1), summaries, betti, subsamples, seed)
-        assert found is not None
-        named = [(k, name) for k, each in enumerate(found.intervals) for name in each]
-        centres.append([float(getattr(summaries[k], name)) for k, name in named])
-        lows.append([found.intervals[k][name][0] for k, name in named])
-        highs.append([found.intervals[k][name][1] for k, name in named])
-        curves.append(betti.values)
-        curve_lows.append(found.low)
-        curve_highs.append(found.high)
-    truth = np.mean(centres, axis=0)
-    inside = (np.array(lows) <= truth) & (truth <= np.array(highs))
-    print(f"{arguments.cloud}, {runs} simulations of {n} points, {subsamples} subsamples: coverage of 95% limits")
-    for (k, name), share in zip(named, inside.mean(axis=0), strict=True):
-        print(f"  H{k} {name:<18} {share:.1%}")
-    expected = np.mean(curves, axis=0)
-    within = ((np.array(curve_lows) <= expected) & (expected <= np.array(curve_highs))).mean(axis=0)
-    deviations = np.std(curves, axis=0)
-    for k, deviation in enumerate(deviations):
-        busy = deviation >= 1  # elsewhere the curve is a constant but for rare events that one sample cannot show
-        if busy.any():
-            print(f"  H{k} Betti curve, mean over where its deviation is at least 1: {within[k][busy].mean():.1%}")
-
-
-def _betti(diagrams: object, grid: Array) -> NDArray[np.int64]:
-    """Betti numbers of H0 and H1 on `grid`."""
-    curves = []
-    for diagram in diagrams:  # type: ignore[attr-defined]
-        births = np.concatenate([diagram.pairs[:, 0], diagram.essential])
-        born = np.searchsorted(np.sort(births), grid, "right")
-        curves.append(born - np.searchsorted(np.sort(diagram.pairs[:, 1]), grid, "right"))
-    return np.array(curves, dtype=np.int64)
-
-
 def cost(arguments: argparse.Namespace) -> None:
-    """CPU seconds of the limits alone, for the layers of a model with 30 blocks."""
-    layers, n, subsamples = arguments.runs or 31, 500, 100
+    """CPU seconds of the limits alone, for 31 layers of 500 texts x 576: Gaussian and clustered ones in turn."""
+    layers, n, width, subsamples = arguments.runs or 31, 500, 576, 100
     rng = np.random.default_rng(4)
-    spent = 0.0
+    centres = rng.standard_normal((10, width))
+    spread = np.arange(1, width + 1) ** -0.5
+    spent = []
     for layer in range(layers):
-        distances = pdist(anisotropic(n, rng) if layer % 2 else wide(n, rng))
+        noise = spread * rng.standard_normal((n, width))
+        cloud = make_cloud((noise + centres[rng.integers(0, 10, n)] * spread * (layer % 2)).astype(np.float32), 50)
+        distances = pdist(cloud.points)
         diagrams = rips(distances, 1, ENGINE)
         summaries = [summarize(diagram, float(distances.mean())) for diagram in diagrams]
         start = time.process_time()
         limits(Texts(distances, np.arange(n), ENGINE, 1), summaries, betti_curve(diagrams), subsamples, layer)
-        spent += time.process_time() - start
+        spent.append(time.process_time() - start)
     print(f"{layers} layers x {n} points: {subsamples} half and {subsamples // 2} larger subsamples each, H0 and H1: "
-          f"{spent:.1f} CPU-seconds")  # fmt: skip
+          f"{sum(spent):.1f} CPU-seconds, {min(spent):.2f} to {max(spent):.2f} a layer")  # fmt: skip
 
 
 def bootstrap(arguments: argparse.Namespace) -> None:
@@ -264,7 +221,6 @@ def _activations(others: int, n: int) -> Iterator[dict[str, Any]]:
 COMMANDS = {
     "false-positives": false_positives,
     "power": power,
-    "coverage": coverage,
     "cost": cost,
     "bootstrap": bootstrap,
     "models": models,
@@ -276,9 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--runs", type=int, default=0, help="simulations, layers, replicates or models")
-    parser.add_argument("--cloud", choices=CLOUDS, default="circle")
-    parser.add_argument("--points", type=int, default=100, help="of a cloud, for coverage")
-    parser.add_argument("--seed", type=int, default=3, help="of the simulations, for coverage")
+    parser.add_argument("--null", choices=list(NULLS), help="of false-positives [all]")
     arguments = parser.parse_args()
     start = time.process_time()
     COMMANDS[arguments.command](arguments)

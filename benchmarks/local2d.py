@@ -5,7 +5,8 @@
 
 That package loops over cells in Python. CPU seconds on one thread, forward and backward, minima over the repeats, sides
 alternating. Local attention on 8 x 10 x 10 cells (radius 1) and 8 x 28 x 28 (radius 3), width 128, ours once as the
-bare function in 4 heads and once as the layer with its projections (theirs has neither heads nor parameters); the whole
+bare function in 4 heads and once as the layer with its projections (theirs has neither heads nor parameters); `floor`
+adds the three tensors instead of attending, which is the least that any torch function of them takes; the whole
 model on 4 x 31 x 31 tokens, width 512, depth 6, radius 3, vocabulary 10,000. `--backends` compares our own back-ends.
 """
 
@@ -62,6 +63,7 @@ def attention_sides(side: int, r: int, theirs: Any) -> dict[str, Run]:
     return {
         "function": lambda: backward(local2d_attention(q, k, v, Grid(side, side, r))),
         "layer": lambda: backward(layer(x)),
+        "floor": lambda: backward(q + k + v),
         "package": lambda: backward(loop(x)),
     }
 
@@ -111,8 +113,10 @@ def compare_backends() -> list[dict[str, Any]]:
 
 def compare_attention(side: int, r: int, theirs: Any, repeats: int) -> dict[str, Any]:
     """Seconds of all three sides and how many times faster ours are."""
-    found = fastest(attention_sides(side, r, theirs), {"function": repeats, "layer": repeats, "package": 2})
-    ratios = {f"ratio_{name}": found["package"] / found[name] for name in ("function", "layer")}
+    found = fastest(
+        attention_sides(side, r, theirs), {"function": repeats, "layer": repeats, "floor": repeats, "package": 2}
+    )
+    ratios = {f"ratio_{name}": found["package"] / found[name] for name in ("function", "layer", "floor")}
     return {"grid": f"{side}x{side}", "radius": r, **found, **ratios}
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from cohomcli.precision.capture import Example
 
 LAYERS, HEADS, VOCABULARY = 4, 4, 1024
-SURVEYED = 12
+SURVEYED = 28  # as many as the command draws
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Size:
 
     width: int = 256
     tokens: int = 32
+    layers: int = LAYERS
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Subject:
 
 def _decoder(size: Size, **extra: Any) -> dict[str, Any]:
     return {
-        "vocab_size": VOCABULARY, "hidden_size": size.width, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+        "vocab_size": VOCABULARY, "hidden_size": size.width, "num_hidden_layers": size.layers,
+        "num_attention_heads": HEADS,
         "intermediate_size": 4 * size.width, "max_position_embeddings": 2 * size.tokens, "use_cache": False,
         "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1, **extra,
     }  # fmt: skip
@@ -53,8 +55,14 @@ def configurations(size: Size) -> dict[str, tuple[str, str, dict[str, Any]]]:
     """Architecture to (model class, configuration class, settings)."""
     width, positions, inner = size.width, 2 * size.tokens, 4 * size.width
     ids = {"bos_token_id": 0, "eos_token_id": 0}
-    half = LAYERS // 2
-    gpt2 = {"vocab_size": VOCABULARY, "n_embd": width, "n_layer": LAYERS, "n_head": HEADS, "n_positions": positions}
+    half = size.layers // 2
+    gpt2 = {
+        "vocab_size": VOCABULARY,
+        "n_embd": width,
+        "n_layer": size.layers,
+        "n_head": HEADS,
+        "n_positions": positions,
+    }
     t5 = {
         "vocab_size": VOCABULARY, "d_model": width, "d_kv": width // HEADS, "d_ff": inner, "num_layers": half,
         "num_decoder_layers": half, "num_heads": HEADS, "decoder_start_token_id": 1, "use_cache": False,
@@ -66,12 +74,12 @@ def configurations(size: Size) -> dict[str, tuple[str, str, dict[str, Any]]]:
         "forced_eos_token_id": None, "pad_token_id": 1, "use_cache": False, **ids,
     }  # fmt: skip
     distilbert = {
-        "vocab_size": VOCABULARY, "dim": width, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": inner,
+        "vocab_size": VOCABULARY, "dim": width, "n_layers": size.layers, "n_heads": HEADS, "hidden_dim": inner,
         "max_position_embeddings": positions,
     }  # fmt: skip
     vit = {
-        "hidden_size": width, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": inner,
-        "image_size": 64, "patch_size": 8, "num_labels": 100,
+        "hidden_size": width, "num_hidden_layers": size.layers, "num_attention_heads": HEADS,
+        "intermediate_size": inner, "image_size": 64, "patch_size": 8, "num_labels": 100,
     }  # fmt: skip
     opt = _decoder(size, ffn_dim=inner, word_embed_proj_dim=width)
     del opt["intermediate_size"]
@@ -145,9 +153,10 @@ def _random_call(name: str, size: Size, generator: torch.Generator) -> Example:
     return Example((), call)
 
 
-def trained_subject(reference: str, tokens: int) -> Subject:
-    """A model as `--model` takes it, on passages of the built-in corpus: 4 calibration, SURVEYED more, 4 held-out."""
-    from cohomcli import assets
+def trained_subject(reference: str, tokens: int, seed: int = 0) -> Subject:
+    """A model as `--model` takes it, on texts of the built-in corpus as the command draws them, half by half."""
+    from cohomcli.data.sample import load_texts
+    from cohomcli.data.spec import DatasetSpec
     from cohomcli.models.load import load
     from cohomcli.models.resolve import resolve
     from cohomcli.models.spec import LoadOptions
@@ -155,11 +164,7 @@ def trained_subject(reference: str, tokens: int) -> Subject:
 
     loaded: Any = load(resolve(reference), LoadOptions())
     loaded.model.set_attn_implementation("eager")
-    texts = [
-        next(iter(sorted(assets.corpus_dir(split).glob("*.txt")))).read_text(encoding="utf-8").split("\n\n")[1:]
-        for split in ("calibration", "heldout")
-    ]
-    long = [[t for t in passages if len(t) > 300] for passages in texts]
-    chosen = [*long[0][:4], *long[1][:4], *long[0][4 : 4 + SURVEYED]]
+    texts = load_texts(DatasetSpec(split="calibration"), 4 + SURVEYED, seed).texts
+    chosen = [*texts[:4], *load_texts(DatasetSpec(split="heldout"), 4, seed).texts, *texts[4:]]
     calls = text_inputs(loaded.model, loaded.tokenizer, chosen, TextOptions(length=tokens))
     return Subject(loaded.info.name, loaded.model, calls[:4], calls[4:8], surveyed=calls[8:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -10,6 +11,7 @@ from types import FrameType
 
 from cohomcli import errors
 from cohomcli.names import printable
+from cohomcli.runs.files import DISK_FULL
 
 HIDDEN_TRACE = "run again with -v for the traceback"
 
@@ -48,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     except MemoryError:
         return _fail("out of memory; analyse fewer samples or layers", errors.EXIT_INCOMPLETE)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a traceback is a bug, and so is silence
+        if _disk_full(error):
+            hint = "free some space or choose another --output-dir"
+            return _fail("no space left to write the results", errors.EXIT_INCOMPLETE, hint)
         if {"-v", "--verbose"} & set(arguments):
             traceback.print_exc()
         summary = " ".join(str(error).split())[:300]
@@ -71,6 +76,17 @@ def _run(arguments: list[str]) -> int:
     if result == errors.EXIT_SIGINT:
         return _fail("interrupted", errors.EXIT_SIGINT)
     return result if isinstance(result, int) else errors.EXIT_OK
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is a full disk or quota; libraries in Rust say so in words only."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return True
+        if (found := re.search(r"\(os error (\d+)\)", str(error))) and int(found.group(1)) in DISK_FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _fail(message: str, code: int, hint: str = "") -> int:

@@ -34,7 +34,9 @@ _EXPRESSION = re.compile(r"\s*(\S+?)\s*(<=|>=|==|!=|<|>)\s*(.+?)\s*", re.DOTALL)
 _PART = re.compile(rf"{_KEY}|\[\d+\]|\[\*\]")
 LONGEST = 500
 # Sections that some commands produce and others do not: without them a metric in them is absent, not misspelt.
-SECTIONS = ("ablation", "comparison", "metrics", "precision", "pruning", "representation", "topology", "training")
+SECTIONS = (
+    "ablation", "comparison", "generation", "metrics", "precision", "pruning", "representation", "topology", "training",
+)  # fmt: skip
 # Keys that say why something beside them was not computed.
 _ABSENT = ("absent", "error")
 _REASONS = (*_ABSENT, "reason", "why")

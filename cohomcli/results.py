@@ -15,7 +15,10 @@ from cohomcli.topology.results import TopologyResult
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from cohomcli.circuits.results import CircuitResult
     from cohomcli.pruning.results import PruningResult
+    from cohomcli.training.ablation_results import AblationResult
+    from cohomcli.training.generated import GenerationResult
     from cohomcli.training.results import TrainingResult
 
 SCHEMA = "cohom.results/1"
@@ -58,7 +61,10 @@ class Entry:
     precision: PrecisionResult | WeightsResult | None = None
     precision_reason: str = ""
     training: TrainingResult | None = None
+    ablation: AblationResult | None = None
     pruning: PruningResult | None = None
+    circuits: CircuitResult | None = None
+    generation: GenerationResult | None = None
     activations: Mapping[str, NDArray[Any]] | None = field(default=None, compare=False, repr=False)
     activations_sha256: str = ""
 

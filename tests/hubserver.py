@@ -1,6 +1,7 @@
 """A small hub on 127.0.0.1 that speaks as much of the Hugging Face protocol as the client libraries ask for.
 
-`HubServer(root)` serves `root/models/<org>/<name>/**` and `root/datasets/<org>/<name>/**`, one commit (`main`) each.
+`HubServer(root)` serves `root/models/<org>/<name>/**` and `root/datasets/<org>/<name>/**`, one commit (`main`) each;
+`root/revisions/<revision>/{models,datasets}/<org>/<name>/**` are further revisions of them.
 What huggingface_hub 2 and datasets 5 were seen to request, and hence what is here:
 
 * `GET /api/{models,datasets}/<id>[/revision/<rev>]`: existence, commit (`sha`), list of files (`siblings`);
@@ -132,8 +133,17 @@ class HubServer:
         folder = self.root / kind / repo_id
         return Repo(folder) if folder.is_dir() and ".." not in repo_id else None
 
+    def revisions(self, kind: str, repo_id: str) -> dict[str, Repo]:
+        """Every revision of a repository by name, `main` first; empty when there is no such repository."""
+        main = self.repo(kind, repo_id)
+        if main is None:
+            return {}
+        others = sorted((self.root / "revisions").glob(f"*/{kind}/{repo_id}"))
+        depth = len(Path(kind, repo_id).parts)
+        return {"main": main} | {folder.parents[depth - 1].name: Repo(folder) for folder in others}
+
     def commit(self, kind: str, repo_id: str) -> str:
-        """The only commit of a repository that is served."""
+        """The commit of a repository's `main`."""
         return Repo(self.root / kind / repo_id).commit
 
 
@@ -201,16 +211,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _find(self, kind: str, repo_id: str, revision: str) -> Repo | None:
         """The repository at `revision`, or None after the error answer has been sent."""
-        repo = self.hub.repo(kind, repo_id)
-        if repo is None:
+        revisions = self.hub.revisions(kind, repo_id)
+        if not revisions:
             # The true hub answers 401 to strangers, so as not to tell missing from private repositories.
             self._error(401, "RepoNotFound", "Repository not found")
         elif repo_id in self.hub.gated:
             self._error(401, "GatedRepo", f"Access to {repo_id} is restricted")
-        elif revision not in ("main", repo.commit):
-            self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        elif found := [repo for name, repo in revisions.items() if revision in (name, repo.commit)]:
+            return found[0]
         else:
-            return repo
+            self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return None
 
     def _range_start(self, size: int) -> int:

@@ -185,3 +185,30 @@ def test_the_saved_model_comes_back_with_every_dtype_and_equal_logits(
     with torch.no_grad():
         assert torch.equal(first(input_ids=ids).logits, second(input_ids=ids).logits)
     assert {str(p.dtype) for p in second.parameters()} == dtypes
+
+
+def test_a_small_file_of_texts_is_surveyed_as_far_as_it_goes(tmp_path: Path) -> None:
+    from cohomcli.config import Config
+    from cohomcli.data.spec import DatasetSpec
+    from cohomcli.errors import InputRefused
+    from cohomcli.jobs.precision import draw_texts
+
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(f"This is text number {n} of thirty." for n in range(30)))
+    spec = DatasetSpec(str(file), split="calibration", unit="line")
+
+    def drawn(**wanted: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        texts = draw_texts(spec, Config.model_validate({"precision": {"calibration": 3, "heldout": 2, **wanted}}))
+        return texts.calibration.texts, texts.heldout.texts
+
+    (few, few_held), (most, held) = drawn(survey=0), drawn()
+    half = len(most) + len(held)
+    assert 8 < half < 30  # the half of the file whose hashes say so: all of it is used
+    assert (len(few), len(few_held), len(held)) == (3, 2, 2)
+    assert most[:3] == few
+    assert not set(most) & set(held)
+    assert [len(texts) for texts in drawn(batch=2)] == [(half - 4) // 2 * 2, 4]
+    with pytest.raises(InputRefused):
+        drawn(survey=half)
+    with pytest.raises(InputRefused):
+        drawn(calibration=half)

@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("flint")
 
+from proofchecks import check_runs, verify_without_torch
+
 from cohomcli.__main__ import main
 from cohomcli.jobs import refute as job
 
@@ -56,8 +58,10 @@ def test_every_proved_claim_of_a_text_model_has_a_certificate_that_verifies(tmp_
     bounds = [c for c in document["claims"] if c["status"] == "proved-in-model" and "certificate" in c]
     assert len(proved) >= 3
     assert len(bounds) == 1
-    paths = [str(folder / c["certificate"]) for c in (*proved, *bounds)]
-    assert main(["verify", "-q", *paths]) == 0
+    certified = {c["certificate"] for c in (*proved, *bounds)}
+    assert {json.loads((folder / c).read_text())["kind"] for c in certified} >= {"witness", "optimality"}
+    checked, wrong = check_runs(tmp_path)
+    assert (checked, wrong) == (len(certified), [])
     report = (folder / "report.md").read_text()
     assert proved[0]["certificate"] in report
 
@@ -72,7 +76,38 @@ def test_a_feed_forward_net_is_bounded_on_a_box_and_refuted(net: list[str], tmp_
     assert document["precision"]["measured_error"] < box["error"]
     assert any("certified over sampled" in c["text"] for c in document["claims"])
     assert {c["kind"] for c in claims if c["status"] == "proved"} >= {"box", "witness", "collision"}
-    assert main(["verify", "-q", str(folder)]) == 0
+    assert verify_without_torch("-q", str(folder)).returncode == 0
+
+
+def test_a_plan_alone_has_its_bound_certified_and_so_has_the_absence_of_one(net: list[str], tmp_path: Path) -> None:
+    """A dual bound where there is a plan, a Farkas-type bound where no plan can be predicted to meet epsilon."""
+    code, document, folder = run(tmp_path, *net, "--eps", "1e-3", "--formats", "fp32,bf16")
+    assert code == 0
+    (bound,) = [c for c in document["claims"] if "costs less than" in c["text"]]
+    assert json.loads((folder / bound["certificate"]).read_text())["kind"] == "optimality"
+    code, document, folder = run(tmp_path, *net, "--eps", "1e-9", "--formats", "bf16,fp16")
+    assert code == 4
+    assert document["precision"]["infeasible"]
+    (none,) = [c for c in document["claims"] if c["text"].startswith("no assignment of")]
+    assert json.loads((folder / none["certificate"]).read_text())["kind"] == "optimality"
+    assert check_runs(tmp_path) == (2, [])
+
+
+def test_a_proof_that_was_altered_is_seen_without_torch(net: list[str], tmp_path: Path) -> None:
+    _, document, folder = run(
+        tmp_path, *net, "--eps", "1e-4", "--norm", "max-abs", "--formats", "fp32,bf16", "--refute"
+    )
+    certificate = folder / next(c["certificate"] for c in document["claims"] if c["status"] == "proved")
+    whole = certificate.read_text()
+    changed = json.loads(whole)
+    changed["claim"]["epsilon"] = 0.125
+    certificate.write_text(json.dumps(changed))
+    (only,) = check_runs(tmp_path)[1]
+    assert "rejected" in only
+    certificate.write_text(whole)
+    assert check_runs(tmp_path)[1] == []
+    barred = verify_without_torch("--help")
+    assert barred.returncode == 0
 
 
 def test_what_cannot_be_proved_ends_in_a_note(net: list[str], tmp_path: Path) -> None:

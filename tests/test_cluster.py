@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cohomcli.__main__ import main
-from cohomcli.config import ComputeConfig
+from cohomcli.config.running import ComputeConfig
 from cohomcli.errors import AnalysisIncomplete, UsageError
 from cohomcli.jobs.backend import parallel_backend
 from cohomcli.topology import analysis

@@ -79,8 +79,8 @@ def test_bad_files_are_refused_with_a_place(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     with pytest.raises(InputRefused, match="No such file"):
         resolve(file, environ={})
-    file.write_text("data: {samples: [")
-    with pytest.raises(UsageError, match="line 1"):
+    file.write_text("data: {samples: [\n")
+    with pytest.raises(UsageError, match="line 2"):
         resolve(file, environ={})
     file.write_text("- a")
     with pytest.raises(UsageError, match="mapping"):

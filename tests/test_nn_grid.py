@@ -65,11 +65,33 @@ def test_back_ends_agree_with_absent_cells_and_in_their_gradients(size: tuple[in
         torch.manual_seed(2)
         q, k, v = (torch.randn(2, 2, grid.n_cells, 4, requires_grad=True) for _ in range(3))
         out = local2d_attention(q, k, v, grid, present, backend=backend)  # type: ignore[arg-type]
-        out.pow(2).sum().backward()
+        (out * torch.linspace(-1, 2, 4)).sum().backward()
         found[backend] = [out, q.grad, k.grad, v.grad]
     for backend in ("stripes", "tiles"):
         for a, b in zip(found["mask"], found[backend], strict=True):
             assert torch.allclose(a, b, atol=1e-5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("hide", [False, True])
+def test_the_written_gradient_of_stripes_is_that_of_finite_differences(hide: bool) -> None:
+    torch.manual_seed(6)
+    grid = Grid(3, 4, 1)
+    qkv = [torch.randn(1, 2, 12, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    present = torch.rand(1, 12) > 0.4 if hide else None
+    assert torch.autograd.gradcheck(lambda q, k, v: local2d_attention(q, k, v, grid, present, backend="stripes"), qkv)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["mask", "stripes", "tiles"])
+def test_half_precision_stays_finite_where_a_cell_sees_nothing(dtype: torch.dtype, backend: Backend) -> None:
+    torch.manual_seed(7)
+    q, k, v = (torch.randn(1, 1, 30, 4).to(dtype).requires_grad_() for _ in range(3))
+    present = torch.zeros(1, 30, dtype=torch.bool)
+    present[0, :3] = True
+    out = local2d_attention(q, k, v, Grid(6, 5, 1), present, backend=backend)
+    out.sum().backward()
+    assert (out[0, 0, 15:] == 0).all()
+    assert all(bool(x.grad.isfinite().all()) for x in (q, k, v))  # type: ignore[union-attr]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flex_attention has no backward pass on CPUs")
@@ -95,9 +117,11 @@ def test_flex_is_refused_on_a_cpu_and_wrong_shapes_are_named() -> None:
 
 def test_large_grids_avoid_the_full_mask() -> None:
     cpu = torch.device("cpu")
-    assert choose_backend(Grid(64, 64, 3), cpu) == "tiles"
     assert choose_backend(Grid(10, 10, 1), cpu) == "mask"
-    assert choose_backend(Grid(2000, 5, 4), cpu) == "mask"
+    assert choose_backend(Grid(12, 12, 9), cpu) == "mask"
+    assert choose_backend(Grid(64, 64, 3), cpu) == "stripes"
+    assert choose_backend(Grid(2000, 5, 4), cpu) == "stripes"
+    assert choose_backend(Grid(300, 300, 1), cpu) == "tiles"
     assert choose_backend(Grid(64, 64, 3), torch.device("cuda")) == "flex"
 
 
@@ -116,7 +140,7 @@ def test_memory_per_cell_does_not_grow_with_the_number_of_rows(backend: Backend)
             out = local2d_attention(q, q, q, Grid(height, 32, 3), backend=backend)
         kept.append(sum(storages.values()) / (height * 32))
         del out
-    assert kept[1] == pytest.approx(kept[0], rel=0.05)
+    assert 0.8 * kept[0] < kept[1] <= 1.05 * kept[0]
 
 
 @pytest.mark.parametrize("window_size", [0, 1, 2])

@@ -273,3 +273,28 @@ def test_weights_alone_are_rounded_and_counted() -> None:
     assert found.bytes_by_format["fp16"] == 2 * 8 * 16 + 4 * 4
     assert found.bytes_by_format["int8"] == 8 * 16 + 8 * 4 + 4 * 4
     assert any("share their memory" in note for note in found.notes)
+
+
+def test_a_thrifty_survey_is_cut_to_what_the_size_affords(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cohomcli.precision import analysis
+    from cohomcli.precision.capture import capture
+
+    calls = shape_inputs("5x16", 60)
+    captured = capture(Net(), calls[0])
+    numbers = sum(v.numel for v in captured.graph.vertices)
+    inputs = Inputs(calls[:4], calls[4:8], surveyed=calls[8:], thrifty=True)
+    assert len(analysis.afforded(captured, inputs).surveyed) == analysis.MOST_SURVEYED
+    monkeypatch.setattr(analysis, "WORK", 12 * numbers)  # 24 calibration inputs, 4 of which plans are made on
+    assert len(analysis.afforded(captured, inputs).surveyed) == 20
+    monkeypatch.setattr(analysis, "WORK", 1)
+    assert list(analysis.afforded(captured, inputs).surveyed) == calls[8 : 8 + analysis.N_SURVEYED]
+    assert analysis.afforded(captured, replace(inputs, thrifty=False)).surveyed is inputs.surveyed
+    result = analyse(Net(), inputs, FAST).result
+    assert result.n_surveyed == analysis.N_SURVEYED
+
+
+def test_without_held_out_inputs_nothing_is_called_held_out() -> None:
+    calls = shape_inputs("5x16", 2)
+    result = analyse(Net(), Inputs(calls, calls), FAST).result
+    assert (result.n_heldout, result.measured_on) == (0, "2 calibration inputs")
+    assert any("no held-out inputs" in note for note in result.notes)

@@ -16,7 +16,7 @@ from cohomcli.precision.output_norm import bind
 from cohomcli.precision.ranges import admissibility, ranges, unseen_peaks
 from cohomcli.precision.spec import Ranges
 from cohomcli.precision.unseen import LEVEL, predictive_quantile, tail_quantile, unseen_bound
-from cohomcli.precision.variation import Relative, relative_sensitivities, unseen_factors
+from cohomcli.precision.variation import Relative, _row_event, relative_sensitivities, unseen_factors
 
 RNG = np.random.default_rng(0)
 
@@ -135,3 +135,13 @@ def test_without_single_peaks_only_the_largest_counts() -> None:
     captured = capture(Gain().eval(), calls[0])
     found = ranges(captured, calls)
     assert unseen_peaks(captured.graph, Ranges(found.max_abs, found.min_abs)) == pytest.approx(found.max_abs)
+
+
+def test_positions_that_hardly_matter_make_no_tail_of_the_one_that_does() -> None:
+    rng = np.random.default_rng(0)
+    rows = 1e-12 * rng.lognormal(size=(32, 65))
+    rows[:, 0] = rng.lognormal(sigma=0.3, size=32)  # a classifier reads off its first position
+    event = _row_event(rows)
+    assert rows.max() < event < 10.0 * rows.max()
+    heavy = rng.pareto(1.0, size=(32, 65)) + 1.0  # one population: the largest of one input in 100 is about 6,500
+    assert 1_500.0 < _row_event(heavy) < 26_000.0

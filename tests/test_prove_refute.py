@@ -17,7 +17,7 @@ from torch import nn
 
 flint = pytest.importorskip("flint")
 
-from cohomcli.errors import UsageError  # noqa: E402
+from cohomcli.errors import AnalysisIncomplete, UsageError  # noqa: E402
 from cohomcli.models.load import load  # noqa: E402
 from cohomcli.models.resolve import resolve  # noqa: E402
 from cohomcli.models.spec import LoadOptions  # noqa: E402
@@ -340,3 +340,40 @@ def test_optimality_and_infeasibility_are_certified(budget: float, best: Fractio
     else:
         assert Fraction(claim["bound"]) <= best
         assert Fraction(solution.objective) == best
+
+
+# ---- eight bits ----
+
+
+def test_eight_bits_are_refuted_with_their_scales_named_and_int8_is_not_tried(tmp_path: Path) -> None:
+    """e4m3 ends at 448: without a scale it is far from exp(exp(2.3)); with one the run errs by its own rounding."""
+    options = RefuteOptions(1.0, "max-abs", ("e4m3", "e5m2", "int8"))
+    found = tried(ExpExp(), [point(2.3)], options, tmp_path)
+    low = found["format", "e4m3"]
+    assert low.status == "proved"
+    assert "stored in e4m3 without a scale" in low.text
+    assert low.error == pytest.approx(math.exp(math.exp(float(np.float32(2.3)))) - 448, rel=1e-6)
+    run = Emulator(capture(ExpExp().eval(), point(2.3)))(
+        uniform(capture(ExpExp().eval(), point(2.3)), "e4m3"), point(2.3)
+    )
+    witness = found["witness", "e4m3"]
+    assert witness.status == "proved"
+    assert "those of eight bits with a power-of-two scale" in witness.text
+    assert float(run.outputs[0]) > 448
+    assert found["witness", "int8"].status == "not found"
+    assert "int8 is for weights" in found["witness", "int8"].text
+
+
+def test_an_encoder_decoder_is_refused_by_the_name_of_its_operation(tmp_path: Path) -> None:
+    """T5's position buckets take the logarithm of zero: one line that says so, and no certificate."""
+    import tinymodels
+
+    model = tinymodels.build("t5")
+    model.set_attn_implementation("eager")
+    ids = torch.tensor([[5, 6, 7]])
+    call = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "decoder_input_ids": ids}
+    captured = capture(model, call)
+    with pytest.raises(AnalysisIncomplete) as caught:
+        refute(captured, [call], RefuteOptions(1e-6), Package(tmp_path, "t5", captured, {}))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("witness*.json"))

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cohomcli.errors import UsageError
+from cohomcli.errors import AnalysisIncomplete, UsageError
 from cohomcli.pruning.channels import remove_columns
 from cohomcli.pruning.pattern import Pattern, check_fits, keep_mask, parse_pattern
 from cohomcli.pruning.solve import DAMP, METHODS, Problem, damped
+from cohomcli.pruning.spd import invert, upper_factor
 
 
 def _problem(out: int = 6, n_in: int = 8, pattern: str = "0.5", seed: int = 0, rows: int = 200) -> Problem:
@@ -145,7 +146,7 @@ def test_a_chain_target_is_what_the_solution_aims_at() -> None:
     problem = _problem(5, 8, "0")  # nothing goes: the solution is the regularised least-squares map to the target
     goal = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) @ problem.gram
     solution = METHODS.get("chain")(replace(problem, target=goal, steps=(1, 400)))
-    torch.testing.assert_close(solution, goal @ torch.linalg.inv(damped(problem.gram)), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(solution, goal @ torch.linalg.inv(damped(problem.gram.clone())), rtol=1e-3, atol=1e-3)
 
 
 def test_dead_inputs_harm_no_solver() -> None:
@@ -160,7 +161,7 @@ def test_dead_inputs_harm_no_solver() -> None:
 def test_columns_go_as_the_exact_inverse_says() -> None:
     problem = _problem(5, 20, seed=2)
     found = remove_columns(problem, 6)
-    gram = damped(problem.gram)
+    gram = damped(problem.gram.clone())
     assert len(found.kept) == 14
     inner = gram[found.kept][:, found.kept]
     torch.testing.assert_close(
@@ -174,3 +175,24 @@ def test_columns_go_as_the_exact_inverse_says() -> None:
         costs.append(float(((v @ gram[rest][:, rest]) * v).sum() - 2 * (problem.target[:, rest] * v).sum()))
     (gone,) = set(range(20)) - set(one.kept.tolist())
     assert gone == min(range(20), key=costs.__getitem__)
+
+
+@pytest.mark.parametrize("n", [1, 7, 600])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inverses_and_factors_are_made_in_place(n: int, dtype: torch.dtype) -> None:
+    x = torch.randn(3 * n, n, dtype=dtype, generator=torch.Generator().manual_seed(n))
+    gram = x.T @ x + torch.eye(n, dtype=dtype)
+    tolerance = 1e-3 if dtype == torch.float32 else 1e-9
+    inverse, upper = gram.clone(), gram.clone()
+    assert invert(inverse) is inverse
+    torch.testing.assert_close(inverse @ gram, torch.eye(n, dtype=dtype), rtol=0, atol=tolerance)
+    assert torch.equal(inverse, inverse.T)
+    upper_factor(upper)
+    assert not upper.tril(-1).any()
+    torch.testing.assert_close(upper.T @ upper, gram, rtol=tolerance, atol=tolerance)
+
+
+def test_what_is_not_positive_definite_is_refused() -> None:
+    for refused in (invert, upper_factor):
+        with pytest.raises(AnalysisIncomplete, match="positive definite"):
+            refused(-torch.eye(3))

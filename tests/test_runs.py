@@ -3,6 +3,8 @@
 import errno
 import json
 import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +55,7 @@ def test_an_interrupted_run_is_hidden_and_resumed_from_its_stages(tmp_path: Path
         _interrupt(run)
     assert published(tmp_path) == []
     assert read_json(run.stage / "manifest.json")["status"] == "interrupted"
-    with RunFolder.reopen(tmp_path, "latest", ["run", "--resume"]) as again:
+    with RunFolder.reopen(tmp_path, "latest", ["run", "--resume"], "run") as again:
         assert again.has_stage("one")
         assert not again.has_stage("two")
         again.write("results.json", "{}")
@@ -69,15 +71,42 @@ def test_a_failed_run_without_finished_stages_leaves_nothing(tmp_path: Path) -> 
 
 def test_resuming_what_is_not_there_lists_what_is(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match="none"):
-        RunFolder.reopen(tmp_path, "latest", [])
+        RunFolder.reopen(tmp_path, "latest", [], "run")
 
 
 def test_a_run_that_still_goes_on_is_not_taken_over(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "run", "m", [])
-    manifest = read_json(run.stage / "manifest.json") | {"pid": 1}
-    (run.stage / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UsageError, match="still going on"):
-        RunFolder.reopen(tmp_path, run.name, [])
+        RunFolder.reopen(tmp_path, run.name, [], "run")
+    with pytest.raises(UsageError, match="began with 'run'"):
+        RunFolder.reopen(tmp_path, run.name, [], "train")
+
+
+def test_a_run_whose_configuration_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "injected")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(AnalysisIncomplete, match="no space left"):
+        RunFolder.create(tmp_path, "run", "m", [], config="models: [m]")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _die(parent: Path) -> None:
+    run = RunFolder.create(parent, "run", "m", [])
+    (run.stage / ".results.json.abc").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_run_is_resumed_although_its_process_id_lives_again(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=_die, args=(tmp_path,))
+    process.start()
+    process.join()
+    (stage,) = interrupted(tmp_path)
+    manifest = read_json(stage / "manifest.json") | {"pid": 1}
+    (stage / "manifest.json").write_text(json.dumps(manifest))
+    assert RunFolder.reopen(tmp_path, "latest", [], "run").stage == stage
+    assert [path.name for path in stage.iterdir()] == ["manifest.json"]
 
 
 @pytest.mark.parametrize(("code", "error"), [(errno.ENOSPC, AnalysisIncomplete), (errno.EROFS, UsageError)])

@@ -7,7 +7,18 @@ import pytest
 from scipy.spatial.distance import pdist
 from scipy.stats import binom
 
-from cohomcli.topology.bands import EXTREMES, FIGURES, Limits, Texts, at_half, limits, variance
+from cohomcli.topology.bands import (
+    DEGREES,
+    FIGURES,
+    Limits,
+    Texts,
+    _inflation,
+    at_half,
+    below,
+    limits,
+    quantile,
+    variance,
+)
 from cohomcli.topology.persistence import rips
 from cohomcli.topology.results import Array, BettiCurve, DimensionSummary
 from cohomcli.topology.summaries import betti_curve, summarize
@@ -78,7 +89,7 @@ def test_coverage_of_the_expected_figures() -> None:
     """Of 80 simulations, as many hold the mean as the binomial law with 90 to 99% allows."""
     rng, runs = np.random.default_rng(3), 80
     centres, insides = [], []
-    names = ("total_persistence", "total_over_scale", "entropy")
+    names = ("total_persistence", "total_over_scale")
     for seed in range(runs):
         answer, summaries, _ = found(ring(40, rng), 40, seed)
         centres.append([getattr(summaries[k], name) for k in (0, 1) for name in names])
@@ -88,6 +99,38 @@ def test_coverage_of_the_expected_figures() -> None:
     hits = ((limits_of[:, :, 0] <= truth) & (truth <= limits_of[:, :, 1])).sum(axis=0)
     assert np.all(hits >= binom.ppf(0.001, runs, 0.90))
     assert np.mean(hits) <= 0.995 * runs  # limits that hold everything are useless
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.5, 4.0])
+@pytest.mark.parametrize("power", [-1.0, 0.0, 2.0])
+def test_variance_of_mixed_orders(mean: float, power: float) -> None:
+    """The spreads of a figure whose orders are 1 + Poisson(mean) and whose variance is (size / n)^power give V_n = 1.
+
+    E r^(1 + K) = r exp(-mean (1 - r)) is the correlation of two subsamples that share r of their texts.
+    """
+    half, large, n = 50, 80, 100
+    shared = {size: (size / n) * np.exp(-mean * (1 - size / n)) for size in (half, large)}
+    apart = np.array([(half / n) ** power])
+    spread = apart * (1 - shared[half])
+    pooled = np.array([(large / n) ** power * (1 - shared[large])])
+    found = pooled * _inflation(pooled, apart, spread, (half, large, n))
+    assert found[0] == pytest.approx(1.0)
+
+
+def test_limits_below_a_maximum() -> None:
+    """On the scale log(most - value) the interval is symmetric, and it never reaches the maximum."""
+    low, high = below(4.0, 3.5, 0.2)
+    assert np.log(4.0 - low) - np.log(0.5) == pytest.approx(np.log(0.5) - np.log(4.0 - high)) == pytest.approx(0.4)
+    assert low < 3.3
+    assert 3.5 < high < 3.7
+    assert below(4.0, 3.5, 50.0)[1] <= 4.0
+    assert below(4.0, 4.0, 0.1) == pytest.approx((3.9, 4.1))
+    assert below(4.0, 3.5, 1e-6) == pytest.approx((3.5, 3.5), abs=1e-5)
+
+
+def test_quantiles_are_students() -> None:
+    assert quantile(8) == pytest.approx(2.306, abs=5e-4)
+    assert quantile(6) == pytest.approx(2.447, abs=5e-4)
 
 
 def test_limits_shrink_with_more_texts() -> None:
@@ -100,9 +143,9 @@ def test_limits_shrink_with_more_texts() -> None:
 
 def test_what_has_limits() -> None:
     answer, summaries, betti = found(ring(30, np.random.default_rng(5)))
-    assert set(answer.intervals[1]) == set(FIGURES)
-    assert set(answer.intervals[0]) == set(FIGURES) - set(EXTREMES)
-    assert answer.intervals[0]["count"] == (29.0, 29.0)  # distinct points always give one bar fewer
+    assert [set(each) for each in answer.intervals] == [set(degrees) for degrees in DEGREES]
+    assert set(DEGREES[0]) == set(FIGURES) - {"count"}
+    assert set(DEGREES[1]) == set(FIGURES) - {"entropy"}
     assert answer.low.shape == answer.high.shape == betti.values.shape
     assert all(low >= 0 for each in answer.intervals for low, _ in each.values())
     assert summaries[1].count > 0
@@ -124,7 +167,10 @@ def test_limits_scale_with_the_cloud() -> None:
 
 
 def test_coinciding_texts_are_drawn_as_texts() -> None:
-    """20 points of which ten stand for two texts each: subsamples count texts, so the number of pieces varies."""
+    """20 points of which ten stand for two texts each: subsamples count texts, so the number of pieces varies.
+
+    So the Betti curve of H0 has limits already at 0, which it has not for 20 texts on points of their own.
+    """
     points = ring(20, np.random.default_rng(8))
     distances = pdist(points)
     diagrams = rips(distances, 1)
@@ -132,8 +178,10 @@ def test_coinciding_texts_are_drawn_as_texts() -> None:
     owner = np.repeat(np.arange(20), [2] * 10 + [1] * 10)
     answer = limits(Texts(distances, owner, "redzed", 1), summaries, betti_curve(diagrams), 40, 0)
     assert answer is not None
-    low, high = answer.intervals[0]["count"]
-    assert low < 19 < high
+    alone = limits(Texts(distances, np.arange(20), "redzed", 1), summaries, betti_curve(diagrams), 40, 0)
+    assert alone is not None
+    wide, narrow = ((one.high - one.low)[0, 0] for one in (answer, alone))
+    assert narrow < 0.1 < 1 < wide
 
 
 def test_too_few_texts_or_subsamples_give_none() -> None:

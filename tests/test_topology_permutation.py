@@ -22,8 +22,11 @@ from cohomcli.topology.permutation import (
     Shape,
     betti_l1,
     difference,
+    energies,
     exchange_models,
+    exchange_models_by_layer,
     exchange_texts,
+    exchange_texts_by_layer,
     shape_of_cloud,
     shapes_of,
 )
@@ -105,6 +108,55 @@ def test_one_model_against_others_is_its_rank() -> None:
     assert sorted(p) == pytest.approx([k / 12 for k in range(1, 13)])
     groups = exchange_models(others[:4], [stranger, *others[4:7]], replace(OPTIONS, arrangements=50))
     assert (groups.arrangements, groups.method) == (70, "exact")
+
+
+def test_energies_by_their_definition() -> None:
+    rng = np.random.default_rng(8)
+    distances = rng.uniform(0, 1, (7, 7))
+    distances = distances + distances.T
+    np.fill_diagonal(distances, 0)
+    groups = np.array([[1, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 1, 0, 1], [0, 1, 0, 1, 0, 0, 0]], dtype=bool)
+    for group, found in zip(groups, energies(distances, groups), strict=True):
+        inside, outside = distances[group][:, group], distances[~group][:, ~group]
+        expected = 2 * distances[group][:, ~group].mean() - inside.mean() - outside.mean()
+        assert found == pytest.approx(expected)
+
+
+def test_layers_under_common_swaps_are_the_single_tests_with_a_correction() -> None:
+    pairs = [("same", gaussian(1, 60), gaussian(2, 60)), ("ring", gaussian(3, 60), ring(4, 60))]
+    options = replace(OPTIONS, blocks=6)
+    found = exchange_texts_by_layer(pairs, options)
+    assert (found.units, found.arrangements, found.method) == (6, 32, "exact")
+    for layer, (_, x, y) in zip(found.layers, pairs, strict=True):
+        single = exchange_texts(x, y, options)
+        assert (layer.p_value, layer.statistic) == (single.p_value, pytest.approx(single.statistic))
+        assert layer.p_joint >= layer.p_value
+    assert found.layers[1].p_joint == 1 / 32
+    (alone,) = exchange_texts_by_layer(pairs[:1], options).layers
+    assert alone.p_joint == alone.p_value
+    equal = exchange_texts_by_layer([("a", gaussian(1, 60), gaussian(1, 60)), pairs[1]], options)
+    assert [layer.p_joint for layer in equal.layers] == [1.0, 1 / 32]
+
+
+def test_the_correction_for_layers_keeps_the_level() -> None:
+    """Three layers of independent clouds of one law: the smallest corrected p is at most 1/8 in 1/8 of cases."""
+    options = replace(OPTIONS, blocks=5)
+    smallest = []
+    for seed in range(60):
+        layers = [(str(k), gaussian(100 * seed + k, 40), gaussian(100 * seed + 50 + k, 40)) for k in range(3)]
+        smallest.append(min(layer.p_joint for layer in exchange_texts_by_layer(layers, options).layers))
+    assert sum(p <= 0.125 for p in smallest) <= 18  # P(Bin(60, 1/8) > 18) < 1e-4
+
+
+def test_models_by_layer_are_ranks_with_a_correction() -> None:
+    others = [
+        {k: shape_of_cloud(gaussian(10 * seed + i, 40), OPTIONS) for i, k in enumerate("ab")} for seed in range(9)
+    ]
+    stranger = {"a": shape_of_cloud(gaussian(999, 40), OPTIONS), "b": shape_of_cloud(ring(99, 40), OPTIONS)}
+    a, b = exchange_models_by_layer([stranger], others, OPTIONS).layers
+    assert (b.p_value, b.p_joint) == (1 / 10, 1 / 10)
+    assert a.p_value == exchange_models([{"a": stranger["a"]}], others, OPTIONS).p_value
+    assert a.p_joint >= a.p_value
 
 
 def test_what_cannot_be_exchanged_is_refused() -> None:

@@ -1,15 +1,22 @@
 """Curves and images of diagrams against GUDHI, persim and closed forms."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gudhi.representations import BettiCurve, Entropy, Landscape, Silhouette
 from persim import PersistenceImager
+from safetensors.numpy import load_file
 from scipy.stats import entropy
 
-from cohomcli.topology.results import Array, Diagram
+from cohomcli.__main__ import main
+from cohomcli.runs.entries import load_run
+from cohomcli.topology.analysis import analyze_layers
+from cohomcli.topology.results import Array, Diagram, TopologyOptions
 from cohomcli.topology.summaries import betti_curve, persistence_entropy
 from cohomcli.topology.vectors import (
     CURVES,
+    LANDSCAPES,
     betti,
     common_grid,
     entropy_curve,
@@ -17,6 +24,7 @@ from cohomcli.topology.vectors import (
     persistence_image,
     silhouette,
     tents,
+    vectors_of,
 )
 
 
@@ -98,3 +106,49 @@ def test_one_grid_serves_all_diagrams() -> None:
     grid = common_grid(diagrams, 50)
     assert (grid[0], grid[-1]) == (0.0, max(d.pairs.max() for d in diagrams))
     assert common_grid([Diagram(1, NONE, np.zeros(0), np.zeros(0))])[-1] == 1.0
+
+
+def test_vectors_of_layers_share_their_grids_and_do_not_change_with_scale() -> None:
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((40, 5)).astype(np.float32)
+    layers = analyze_layers({"a": x, "b": 1000 * x, "c": x[:, :2]}, TopologyOptions()).layers
+    arrays = vectors_of(layers, size=50, side=8)
+    assert {name.partition("/")[2] for name in arrays if name.startswith("a/")} == {
+        f"h{k}/{what}" for k in (0, 1) for what in (*CURVES, "image")
+    }
+    for k in (0, 1):
+        bars = layers[0].diagrams[k].pairs / layers[0].scale
+        grid = arrays[f"grid/h{k}"]
+        assert grid.shape == (50,)
+        assert np.array_equal(arrays[f"a/h{k}/landscape"], landscape(bars, grid))
+        assert arrays[f"a/h{k}/landscape"].shape == (LANDSCAPES, 50)
+        assert arrays[f"a/h{k}/image"].shape == (8, 8)
+        assert np.allclose(arrays[f"a/h{k}/silhouette"], arrays[f"b/h{k}/silhouette"], rtol=1e-5, atol=1e-6)
+        assert np.allclose(arrays[f"a/h{k}/image"], arrays[f"b/h{k}/image"], rtol=1e-4, atol=1e-6)
+        weight = sum((bars[:, 1] - bars[:, 0]) * 1.0)
+        assert 0.2 * weight < arrays[f"a/h{k}/image"].sum() <= weight
+
+
+def test_the_command_writes_vectors_beside_the_diagrams(tmp_path: Path) -> None:
+    arguments = [
+        "tda",
+        "-m",
+        "tiny-gpt",
+        "--samples",
+        "20",
+        "--layers",
+        "0,3",
+        "--null",
+        "none",
+        "--no-bands",
+        "--quiet",
+    ]
+    out = ["--no-plots", "--no-html", "--vectors", "--output-dir", str(tmp_path), "--json"]
+    assert main([*arguments, *out]) == 0
+    run = (tmp_path / "latest").resolve()
+    (path,) = run.rglob("vectors.safetensors")
+    stored = load_file(path)
+    layers = load_run(run).entries[0].topology.layers
+    for name, values in vectors_of(layers).items():
+        assert np.array_equal(stored[name], values)
+    assert str(path.relative_to(run)) in (run / "report.md").read_text().replace("\\", "")

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from provemodels import ExpExp
 from torch import nn
 
 pytest.importorskip("flint")
 
 from cohomcli.__main__ import main
-from cohomcli.precision.assignment import solve
 from cohomcli.precision.capture import Example, capture
-from cohomcli.precision.execute import uniform
-from cohomcli.precision.prove.box import certify_box
-from cohomcli.precision.prove.enclosure import write_enclosure
-from cohomcli.precision.prove.optimality import write_optimality
 from cohomcli.precision.prove.package import Package
 from cohomcli.precision.prove.refute import RefuteOptions, refute
-from cohomcli.precision.spec import Problem
 from cohomcli.verify.checker import verify
 from cohomcli.verify.document import digest
 from cohomcli.verify.tensors import BadTensor, read_safetensors, write_safetensors
+from tests.certificates import write_certificates
+from tests.jsonchanges import leaves, with_change
 
 # Told and not proved: what made the certificate. The model's name is the certificate's own word for its graph.
 TOLD = ("provenance",)
@@ -41,69 +34,10 @@ TOLD = ("provenance",)
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One small certificate of every kind."""
-    folder = tmp_path_factory.mktemp("certificates")
-    x = Example((torch.tensor([2.3]),))
-    captured = capture(ExpExp().eval(), x)
-    package = Package(folder, "exp-exp", captured, {"versions": {"cohom": "0"}})
-    refute(captured, [x], RefuteOptions(1.0, "max-abs", ("bf16",)), package)
-    write_enclosure(captured, x, ("output", [0]), package)
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).eval()
-    call = (torch.randn(1, 2),)
-    captured = capture(net, call)
-    certify_box(captured, call, 0.1, uniform(captured, "bf16"), Package(folder, "net", captured, {}))
-    posed = Problem(
-        cost=np.array([[4.0, 2.0], [4.0, 2.0]]), error=np.array([[0.0, 1.0], [0.0, 3.0]]),
-        allowed=np.ones((2, 2), dtype=bool), edges=np.array([[0, 1]]), cast_cost=np.array([0.5]), budget=2.0,
-    )  # fmt: skip
-    write_optimality(Package(folder, "two", None, {}), posed, solve(posed, 2.0), ("wide", "narrow"), 0.1)
-    found = sorted(folder.glob("*.json"))
+    found = write_certificates(tmp_path_factory.mktemp("certificates"))
     kinds = {json.loads(path.read_text())["kind"] for path in found}
     assert kinds == {"format", "witness", "collision", "curvature", "enclosure", "box", "optimality"}
     return found
-
-
-def leaves(tree: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The places of all leaves, and of empty containers."""
-    if isinstance(tree, dict) and tree:
-        for key, item in tree.items():
-            yield from leaves(item, (*place, key))
-    elif isinstance(tree, list) and tree:
-        for key, item in enumerate(tree):
-            yield from leaves(item, (*place, key))
-    else:
-        yield place
-
-
-def altered(value: Any, rng: random.Random) -> Any:
-    """Another value of about the same kind."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int):
-        return value + rng.choice([-1, 1, 2, 1 << 20])
-    if isinstance(value, float):
-        return rng.choice([value * (1 + 1e-9), value * 2, -value or 1.0, value + 1e-3])
-    if isinstance(value, str) and value.startswith(("0x", "-0x")):
-        return (float.fromhex(value) * (1 + 2.0**-20) + 2.0**-30).hex()
-    if isinstance(value, str) and value:
-        i = rng.randrange(len(value))
-        return value[:i] + chr((ord(value[i]) + 1) % 128) + value[i + 1 :]
-    return rng.choice(["x", 7, [1], {"a": 1}])
-
-
-def with_change(document: dict[str, Any], place: tuple[Any, ...], rng: random.Random) -> dict[str, Any]:
-    changed = copy.deepcopy(document)
-    node: Any = changed
-    for key in place[:-1]:
-        node = node[key]
-    action = rng.random()
-    if action < 0.8:
-        node[place[-1]] = altered(node[place[-1]], rng)
-    elif action < 0.9:
-        del node[place[-1]]
-    else:
-        node[place[-1]] = rng.choice([None, "", -1, [], {}, "nan", 1e308])
-    return changed
 
 
 def write(folder: Path, document: Any) -> Path:

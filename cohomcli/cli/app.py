@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from cohomcli import __version__
-from cohomcli.cli import analyze_precision, compare, init, inspect, list_models, prune, run, tda, train, verify
+from cohomcli.cli import (
+    analyze_precision,
+    circuits,
+    compare,
+    generate,
+    init,
+    inspect,
+    list_models,
+    prune,
+    run,
+    tda,
+    train,
+    verify,
+)
 
 app = typer.Typer(
     name="cohom",
@@ -35,5 +48,6 @@ def root(
     """Handle the options that belong to no command."""
 
 
-for module in (run, tda, analyze_precision, train, prune, compare, list_models, init, inspect, verify):
+_FIRST = (run, tda, analyze_precision, train, generate, prune, circuits)  # in the order of --help
+for module in (*_FIRST, compare, list_models, init, inspect, verify):
     module.register(app)

@@ -42,7 +42,9 @@ def setup_logging(quiet: bool, verbose: bool) -> None:
     logger.propagate = False
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
-    if not quiet:
+    if quiet:
+        logger.addHandler(logging.NullHandler())  # without any handler Python prints warnings by itself
+    else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setLevel(logging.DEBUG if verbose else logging.WARNING)
         handler.setFormatter(logging.Formatter("cohom: %(levelname)s: %(message)s"))

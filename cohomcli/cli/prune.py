@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,6 +17,7 @@ from cohomcli.cli.options import (
     MACHINE,
     MODELS,
     PRUNING,
+    RESUME,
     add_command,
     config_flags,
 )
@@ -27,7 +29,9 @@ _NOT_HERE |= {"data.samples", "activations.max_length"}
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     flags = [
-        flag for flag in (*MODELS, *DATA, *PRUNING, *MACHINE, *CONTROL_OPTIONS, *DRY_RUN) if flag.key not in _NOT_HERE
+        flag
+        for flag in (*MODELS, *DATA, *PRUNING, *MACHINE, *CONTROL_OPTIONS, *DRY_RUN, *RESUME)
+        if flag.key not in _NOT_HERE
     ]
     add_command(app, "prune", prune, flags)
 
@@ -46,7 +50,25 @@ def prune(values: dict[str, Any]) -> int:
         print_plan(job.plan(config), values["json_output"])
         return 0
     with progress_bars(values["quiet"]) as progress:
-        outcome = job.prune(config, sys.argv[1:], progress)
+        if values["resume"]:
+            outcome = job.resume(Path(config.output.dir), values["resume"], sys.argv[1:], progress)
+        else:
+            outcome = job.prune(config, sys.argv[1:], progress)
     print_outcome(outcome, values["json_output"])
+    if not values["quiet"]:
+        _print_speed(outcome.folder)
     print_gates(outcome)
     return outcome.exit_code
+
+
+def _print_speed(folder: Path) -> None:
+    """One line on stderr: what a forward pass cost before and costs now."""
+    from cohomcli.jobs.prune import PREFILL
+    from cohomcli.runs.files import read_json
+
+    before, after = read_json(folder / "manifest.json")[PREFILL]
+    saved = f"{1 - after / before:.0%} less" if after < before else "no less"
+    print(  # noqa: T201
+        f"cohom: a forward pass over 512 tokens took {before:.3f} CPU seconds and takes {after:.3f}: {saved}",
+        file=sys.stderr,
+    )

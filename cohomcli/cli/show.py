@@ -9,7 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from cohomcli.cli.console import stdout_console
-from cohomcli.cli.show_drift import show_drift
+from cohomcli.cli.show_ablation import show_ablation
+from cohomcli.cli.show_circuits import circuit_lines
+from cohomcli.cli.show_drift import show_drift, show_permutations
 from cohomcli.cli.show_geometry import show_geometry
 from cohomcli.cli.show_precision import show_precision
 from cohomcli.names import printable
@@ -28,14 +30,23 @@ def show_outcome(outcome: Any) -> None:
                 show_geometry(console, entry)
             if entry.training:
                 console.print(_training_line(entry))
+            if entry.ablation:
+                show_ablation(console, entry)
             if entry.pruning:
                 for line in _pruning_lines(entry):
+                    console.print(line)
+            if entry.generation:
+                for line in _generation_lines(entry):
+                    console.print(line)
+            if entry.circuits:
+                for line in circuit_lines(entry):
                     console.print(line)
             if entry.precision:
                 show_precision(console, entry)
     if outcome.comparison is not None:
         console.print(_comparison_table(outcome.entries))
         show_drift(console, outcome.comparison)
+        show_permutations(console, outcome.comparison)
     report = outcome.folder / ("report.html" if (outcome.folder / "report.html").exists() else "report.md")
     console.print(f"run:    {escape(str(outcome.folder))}")
     console.print(f"report: {escape(str(report))}")
@@ -107,6 +118,15 @@ def _pruning_lines(entry: Any) -> list[str]:
             for one in result.perplexity
         ),
     ]
+
+
+def _generation_lines(entry: Any) -> list[str]:
+    """The first grid as text, and how many there are."""
+    result = entry.generation
+    first = result.grids[0]
+    head = f"{escape(entry.model)}: {len(result.grids)} grids in {result.steps} passes; the first"
+    label = f", class {escape(printable(first.label))}" if first.label else ""
+    return [f"{head}{label}:", *(escape(row) for row in first.rows)]
 
 
 def _comparison_table(entries: Sequence[Any]) -> Table:

@@ -26,5 +26,22 @@ def show_drift(console: Console, comparison: Any) -> None:
     console.print(table)
 
 
+def show_permutations(console: Console, comparison: Any) -> None:
+    """One row per permutation test; nothing without any."""
+    found = comparison.permutations
+    if found is None or not (found.texts or found.population):
+        return
+    names = [row.model for row in comparison.rows]
+    table = Table(title="permutation tests (p corrected for layers, then for all tests)", title_justify="left")
+    for name in ("analysis", "against", "p", "p corr.", "layer", "remark"):
+        table.add_column(name, justify="right" if name in ("p", "p corr.") else "left")
+    for one in (*found.texts, *found.population):
+        least = min(one.layers, key=lambda layer: (layer.p_joint, layer.p_value), default=None)
+        other = "population" if one.against is None else names[one.against]
+        cells = (_number(one.p_value), _number(one.p_holm), escape(least.layer) if least else "-", escape(one.reason))
+        table.add_row(escape(names[one.row]), escape(other), *cells)
+    console.print(table)
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"

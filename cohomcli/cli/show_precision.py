@@ -22,7 +22,7 @@ def show_precision(console: Console, entry: Any) -> None:
     verdict = "[bold]met[/bold]" if result.met else "[bold]not met[/bold]"
     console.print(
         f"{name}: eps {result.epsilon:g} ({result.norm}) {verdict}: measured {_number(result.measured_error)} on "
-        f"{result.n_heldout} held-out inputs, predicted {_number(result.predicted_error)}, {len(result.rounds)} rounds"
+        f"{result.measured_on}, predicted {_number(result.predicted_error)}, {_rounds(len(result.rounds))}"
     )
     if result.reason:
         console.print(f"  {escape(result.reason)}")
@@ -40,6 +40,16 @@ def show_precision(console: Console, entry: Any) -> None:
     for found in result.obstructions:
         if found.ops:
             _show_obstruction(console, found)
+    for proof in result.refutations:
+        if proof.status == "proved":
+            console.print(f"proved: {escape(proof.text)}", highlight=False)
+    for done in result.exports:
+        what = done.check or "written, not loaded back here" if done.files else done.omits
+        console.print(f"export {escape(done.name)}: {escape(what)}", highlight=False)
+
+
+def _rounds(n: int) -> str:
+    return "1 round" if n == 1 else f"{n} rounds"
 
 
 def _baselines(result: Any) -> Table:

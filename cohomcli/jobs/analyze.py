@@ -25,6 +25,7 @@ from cohomcli.results import Entry
 from cohomcli.runs.entries import keep_activations, load_entry, results_document, save_entry, slug
 from cohomcli.runs.files import to_json, writing
 from cohomcli.runs.folder import RunFolder
+from cohomcli.runs.vectors import keep_vectors
 
 if TYPE_CHECKING:
     from cohomcli.topology.comparison import Comparison
@@ -81,8 +82,7 @@ def analyze(command: str, config: Config, argv: list[str], progress: Progress) -
     check_wishes(command, config)
     parent = Path(config.output.dir)
     label = "-".join(task.model for task in tasks(config)[:3])
-    run = RunFolder.create(parent, command, label, argv, config.output.name)
-    run.write("config.yaml", dump_yaml(config))
+    run = RunFolder.create(parent, command, label, argv, config.output.name, dump_yaml(config))
     return _fill(run, command, config, progress)
 
 
@@ -92,6 +92,7 @@ def check_wishes(command: str, config: Config) -> None:
     Raises:
         CohomError: a precision option, a table it names, or a measure.
     """
+    from cohomcli.jobs.export import check_exports
     from cohomcli.jobs.precision import precision_options
     from cohomcli.jobs.refute import check_prover
 
@@ -104,6 +105,7 @@ def check_wishes(command: str, config: Config) -> None:
     if _plans(command, config):
         precision_options(config)
         check_prover(config)
+        check_exports(config)
 
 
 def _plans(command: str, config: Config) -> bool:
@@ -112,8 +114,8 @@ def _plans(command: str, config: Config) -> bool:
 
 def resume(command: str, parent: Path, name: str, argv: list[str], progress: Progress) -> Outcome:
     """Go on with an interrupted run from its finished stages, under the configuration it was started with."""
-    run = RunFolder.reopen(parent, name, argv)
-    return _fill(run, str(run.manifest["command"]), resolve(run.stage / "config.yaml", environ={}), progress)
+    run = RunFolder.reopen(parent, name, argv, command)
+    return _fill(run, command, resolve(run.stage / "config.yaml", environ={}), progress)
 
 
 def tasks(config: Config) -> list[Task]:
@@ -216,6 +218,8 @@ def _topology(run: RunFolder, task: Task, shared: _Resources, progress: Progress
     sample = shared.samples.get(task.dataset_reference)
     loaded = shared.models.get(task.reference, progress)
     entry = analyse_entry(task, loaded, sample, shared.config, shared.workers, progress)
+    if shared.config.topology.vectors:
+        entry = keep_vectors(run, entry)
     return keep_activations(run, entry, shared.config.activations.store)
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from io import StringIO
 from typing import Any
 
-from cohomcli.config import ComputeConfig
+from cohomcli.config.running import ComputeConfig
 from cohomcli.errors import AnalysisIncomplete, UsageError
 
 logger = logging.getLogger(__name__)

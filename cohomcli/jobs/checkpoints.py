@@ -71,6 +71,17 @@ def _holds_weights(path: Path) -> bool:
     return path.is_dir() and any(inner.suffix in _WEIGHTS or inner.name == "config.json" for inner in path.iterdir())
 
 
+def is_collection(place: str) -> bool:
+    """Whether `place` is a folder of models, and neither a run nor a model itself."""
+    folder = Path(place).expanduser()
+    return (
+        folder.is_dir()
+        and not (folder / "results.json").is_file()
+        and not (folder / "config.json").is_file()
+        and any(_STEP.fullmatch(inner.name) and _holds_weights(inner) for inner in folder.iterdir() if inner.is_dir())
+    )
+
+
 def shared_tokenizer(place: str, checkpoints: Sequence[Checkpoint]) -> str | None:
     """The folder itself, when it holds the tokenizer that its checkpoints lack."""
     folder = Path(place).expanduser()

@@ -11,43 +11,33 @@ from typing import TYPE_CHECKING, Any
 from cohomcli.config import Config, dump_yaml
 from cohomcli.errors import CohomError, InputRefused, UsageError
 from cohomcli.gates import parse_gate
-from cohomcli.jobs.analyze import Finished, Outcome, analyze, write_outcome
-from cohomcli.jobs.checkpoints import Checkpoint, find_checkpoints, shared_tokenizer
+from cohomcli.jobs.analyze import Finished, Outcome, write_outcome
+from cohomcli.jobs.sources import Source, checkpoint_sources, newest_sources, population_sources, sources_of
 from cohomcli.jobs.verdicts import check_targets
 from cohomcli.progress import Progress
 from cohomcli.results import Entry
 from cohomcli.runs.activations import stored_activations
-from cohomcli.runs.entries import load_run, save_entry, slug
-from cohomcli.runs.folder import LATEST, RunFolder, published
+from cohomcli.runs.entries import save_entry
+from cohomcli.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from cohomcli.topology.comparison import Comparison
+    from cohomcli.topology.crosslayers import CrossLayers
     from cohomcli.topology.drift import DriftReport, Subject
+    from cohomcli.topology.exchanges import PermutationReport
 
 logger = logging.getLogger(__name__)
 DRIFT_PATHS = ("topology.layers.", "comparison.drift", "comparison.map")
 
 
 @dataclass(frozen=True)
-class Source:
-    """An entry and the run folder it comes from, where its activations may be."""
-
-    entry: Entry
-    artifacts: Path
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What makes two entries the same subject."""
-        return self.entry.model, self.entry.dataset
-
-
-@dataclass(frozen=True)
 class _Gathered:
-    """Everything to compare: baselines first, then checkpoints, then what was named."""
+    """Everything to compare: baselines first, then checkpoints, then what was named; `population` stands beside it."""
 
     baselines: tuple[Source, ...]
     checkpoints: tuple[Source, ...]
     others: tuple[Source, ...]
+    population: tuple[Source, ...]
     failures: tuple[CohomError, ...]
 
     @property
@@ -66,10 +56,11 @@ def compare(references: Sequence[str], config: Config, argv: list[str], progress
         InputRefused: a run folder is damaged, or a model cannot be loaded.
     """
     check_targets(config.output)
+    _check_measure(config.compare.cross)
     parent = Path(config.output.dir)
     gathered = _gather(references, config, argv, progress)
     sources = gathered.sources
-    if len(sources) < 2:
+    if len(sources) + bool(gathered.population) < 2:
         found = ", ".join(source.entry.model for source in sources) or "none"
         raise UsageError(
             f"compare needs at least two analysed models or data sets under {str(parent)!r}, found: {found}",
@@ -78,13 +69,11 @@ def compare(references: Sequence[str], config: Config, argv: list[str], progress
     entries = _distinct([source.entry for source in sources], len(gathered.baselines))
     comparison = _comparison(entries, gathered, config, progress)
     label = "-".join(entry.model for entry in entries[:3])
-    run = RunFolder.create(parent, "compare", label, argv, config.output.name)
+    run = RunFolder.create(parent, "compare", label, argv, config.output.name, dump_yaml(config))
     with run:
-        run.write("config.yaml", dump_yaml(config))
         for entry in entries:
             save_entry(run, entry)
-        extra = {"topology": {"layers": _drift_document(comparison, comparison.drift)}} if comparison.drift else {}
-        finished = Finished("compare", config, entries, gathered.failures, comparison, extra)
+        finished = Finished("compare", config, entries, gathered.failures, comparison, _extra(comparison))
         return write_outcome(run, finished, progress)
 
 
@@ -95,86 +84,22 @@ def _gather(references: Sequence[str], config: Config, argv: list[str], progress
         raise UsageError("nothing to compare with the baseline", "name a run: cohom compare RUN --baseline RUN")
     if wanted.revisions and not wanted.checkpoints:
         raise UsageError("--revisions need the model they belong to", "name it with --checkpoints MODEL")
-    baselines = _sources(wanted.baseline, config, argv, progress) if wanted.baseline else []
-    checkpoints = _checkpoints(config, argv, failures, progress) if wanted.checkpoints else []
-    others = [source for reference in references for source in _sources(reference, config, argv, progress)]
+    baselines = sources_of(wanted.baseline, config, argv, progress) if wanted.baseline else []
+    checkpoints = checkpoint_sources(config, argv, failures, progress) if wanted.checkpoints else []
+    others = [source for reference in references for source in sources_of(reference, config, argv, progress)]
     if not (references or wanted.checkpoints):
         others = newest_sources(Path(config.output.dir))
-    return _Gathered(tuple(baselines), tuple(checkpoints), tuple(others), tuple(failures))
+    population = population_sources(config, argv, progress) if wanted.population else []
+    return _Gathered(tuple(baselines), tuple(checkpoints), tuple(others), tuple(population), tuple(failures))
 
 
-def _sources(reference: str, config: Config, argv: list[str], progress: Progress) -> list[Source]:
-    parent = Path(config.output.dir)
-    for folder in (Path(reference), parent / reference):
-        if (folder / "results.json").is_file() or (reference == LATEST and folder.is_symlink()):
-            return [source for source in _stored(folder) if not source.entry.error]
-    known = [source for source in newest_sources(parent) if source.entry.model == reference]
-    if known:
-        logger.warning("%s: taken from its newest run under %s", reference, parent)
-        return known
-    logger.warning("%s: no run found under %s, analysing it now", reference, parent)
-    return _analysed(_alone(config, [reference]), argv, progress)[0]
+def _check_measure(name: str) -> None:
+    """Refuse an unknown measure for layers by layers before anything is analysed."""
+    from cohomcli.topology.drift import DIAGRAMS
+    from cohomcli.topology.measures import MEASURES
 
-
-def _stored(folder: Path) -> list[Source]:
-    entries = load_run(folder).entries
-    return [Source(entry, folder / "artifacts" / slug(entry.model, entry.dataset)) for entry in entries]
-
-
-def _alone(config: Config, models: Sequence[str]) -> Config:
-    """The configuration of an analysis made on the way: no gates, no precision, no files but its own run folder.
-
-    Its figures are drawn in the comparison's report, once.
-    """
-    targets = {"name": None, "junit": None, "sarif": None, "markdown": None, "github_summary": False}
-    targets |= {"plots": False, "html": False}
-    return config.model_copy(
-        update={
-            "models": list(models),
-            "output": config.output.model_copy(update=targets),
-            "precision": config.precision.model_copy(update={"enabled": False}),
-            "fail_on": [],
-        }
-    )
-
-
-def _analysed(config: Config, argv: list[str], progress: Progress) -> tuple[list[Source], tuple[CohomError, ...]]:
-    outcome = analyze("run", config, argv, progress)
-    folder = outcome.folder / "artifacts"
-    return [Source(e, folder / slug(e.model, e.dataset)) for e in outcome.entries], outcome.failures
-
-
-def _checkpoints(config: Config, argv: list[str], failures: list[CohomError], progress: Progress) -> list[Source]:
-    """Every checkpoint analysed on the same texts, one run folder for all of a folder, one for each revision."""
-    place = config.compare.checkpoints or ""
-    found = find_checkpoints(place, config.compare.revisions)
-    if not config.compare.revisions:
-        tokenizer = config.loading.tokenizer or shared_tokenizer(place, found)
-        loading = config.loading.model_copy(update={"tokenizer": tokenizer})
-        one_run = _alone(config, [one.reference for one in found]).model_copy(update={"loading": loading})
-        sources, failed = _analysed(one_run, argv, progress)
-        failures += failed
-        return sources
-    return [source for one in found for source in _revision(one, config, argv, progress)]
-
-
-def _revision(one: Checkpoint, config: Config, argv: list[str], progress: Progress) -> list[Source]:
-    loading = config.loading.model_copy(update={"revision": one.revision})
-    alone = _alone(config, [one.reference]).model_copy(update={"loading": loading})
-    sources, _ = _analysed(alone, argv, progress)
-    return [replace(source, entry=replace(source.entry, model=one.label)) for source in sources]
-
-
-def newest_sources(parent: Path) -> list[Source]:
-    """The newest finished entry of every (model, data set) under `parent`, in the order of first appearance."""
-    newest: dict[tuple[str, str], Source] = {}
-    for folder in published(parent):
-        if folder.name.split("-")[1:2] == ["compare"]:
-            continue
-        for source in _stored(folder):
-            if not source.entry.error:
-                newest[source.key] = source
-    return list(newest.values())
+    if name not in ("auto", "none", DIAGRAMS):
+        MEASURES.get(name)
 
 
 def _distinct(entries: Sequence[Entry], n_baselines: int) -> list[Entry]:
@@ -193,7 +118,7 @@ def _distinct(entries: Sequence[Entry], n_baselines: int) -> list[Entry]:
 
 
 def _comparison(entries: Sequence[Entry], gathered: _Gathered, config: Config, progress: Progress) -> Comparison:
-    """The comparison of the entries' figures, with drift and distances between their representations."""
+    """The comparison of the entries' figures, with what is measured between their representations."""
     from cohomcli.models.memory import available_bytes
     from cohomcli.topology.comparison import compare as compare_entries
     from cohomcli.topology.drift import check_memory, choose_measure, drift_report, with_steps
@@ -201,9 +126,9 @@ def _comparison(entries: Sequence[Entry], gathered: _Gathered, config: Config, p
 
     comparison = compare_entries(entries, config.compute.seed)
     good = [at for at, entry in enumerate(entries) if entry.topology]
-    if len(good) < 2:
-        return comparison
     subjects = [_subject(row, gathered.sources[at]) for row, at in enumerate(good)]
+    if len(good) < 2:
+        return replace(comparison, permutations=_permutations(subjects, [], gathered, config, progress))
     complete = all(subject.activations is not None for subject in subjects)
     measure = choose_measure(config.compare.measure, complete)
     _refuse_weaker(measure, config)
@@ -214,8 +139,57 @@ def _comparison(entries: Sequence[Entry], gathered: _Gathered, config: Config, p
         last = len(gathered.baselines) + len(gathered.checkpoints)
         ordered = [row for row, at in enumerate(good) if len(gathered.baselines) <= at < last]
         drift = with_steps(drift, [subjects[row] for row in ordered])
-    flat = model_map(subjects, measure, config.compute.seed, progress)
-    return replace(comparison, drift=drift, map=flat)
+    pairs = list(dict.fromkeys((model.row, model.against) for model in (*drift.models, *drift.steps)))
+    return replace(
+        comparison,
+        drift=drift,
+        map=model_map(subjects, measure, config.compute.seed, progress),
+        permutations=_permutations(subjects, pairs, gathered, config, progress),
+        cross=_cross(subjects, drift, config, progress),
+    )
+
+
+def _permutations(
+    subjects: Sequence[Subject],
+    pairs: Sequence[tuple[int, int | None]],
+    gathered: _Gathered,
+    config: Config,
+    progress: Progress,
+) -> PermutationReport | None:
+    """The permutation tests that were asked for: `pairs` on their texts, every other row among the population."""
+    from cohomcli.topology.exchanges import Population, permutation_report
+    from cohomcli.topology.permutation import ExchangeOptions
+
+    wanted = config.compare
+    if not (wanted.permutations or gathered.population):
+        return None
+    options = ExchangeOptions(
+        pca=config.topology.pca,
+        metric=config.topology.metric,
+        engine=config.topology.engine,
+        maxdim=config.topology.maxdim,
+        arrangements=wanted.permutations or ExchangeOptions.arrangements,
+        seed=config.compute.seed,
+    )
+    population = Population(
+        tuple(source.entry.model for source in gathered.population),
+        tuple(_subject(at, source) for at, source in enumerate(gathered.population)),
+    )
+    tested = [subject.row for subject in subjects if subject.row >= len(gathered.baselines)]
+    return permutation_report(subjects, pairs if wanted.permutations else (), tested, population, options, progress)
+
+
+def _cross(
+    subjects: Sequence[Subject], drift: DriftReport, config: Config, progress: Progress
+) -> tuple[CrossLayers, ...]:
+    """Layers by layers for every analysis and its baseline."""
+    from cohomcli.topology.crosslayers import cross_layers
+
+    wanted = config.compare.cross
+    if wanted == "none":
+        return ()
+    measure = drift.measure if wanted == "auto" else wanted
+    return cross_layers(subjects, [(model.row, model.against) for model in drift.models], measure, progress)
 
 
 def _subject(row: int, source: Source) -> Subject:
@@ -224,10 +198,11 @@ def _subject(row: int, source: Source) -> Subject:
     entry = source.entry
     assert entry.topology is not None
     texts = f"{entry.sample.sha256}/{len(entry.sample.texts)}" if entry.sample else entry.dataset
+    weights = entry.info.weights_sha256 if entry.info else ""
     activations = stored_activations(source.artifacts, entry.activations_sha256)
     if activations is not None:
         activations.check()
-    return Subject(row, f"{texts}/{entry.pooling}", entry.topology.layers, activations)
+    return Subject(row, f"{texts}/{entry.pooling}", entry.topology.layers, activations, texts, weights)
 
 
 def _pairs(good: Sequence[int], baselines: Sequence[int], gathered: _Gathered) -> list[tuple[int, int | None]]:
@@ -258,8 +233,32 @@ def _refuse_weaker(measure: str, config: Config) -> None:
     logger.warning("a run keeps no activations: drift is measured between diagrams, which sees less")
 
 
+def _extra(comparison: Comparison) -> dict[str, Any]:
+    """`topology` of the results: the figures that gates ask for."""
+    if comparison.drift is None and comparison.permutations is None:
+        return {}
+    layers = {"layers": _drift_document(comparison, comparison.drift)} if comparison.drift else {}
+    return {"topology": layers | {"permutations": _permutation_document(comparison.permutations)}}
+
+
+def _permutation_document(found: PermutationReport | None) -> dict[str, Any]:
+    """The smallest corrected p-values; null with the reason where there is none, so that a gate on it trips."""
+    if found is None:
+        reason = "no permutation test was asked for: --permutations or --population"
+        return {kind: {"p_value": None, "reason": reason} for kind in ("texts", "population")}
+    return {
+        "texts": {"p_value": found.p_texts, "n_tests": len(found.texts), "reason": found.reason_texts},
+        "population": {
+            "p_value": found.p_population,
+            "n_tests": len(found.population),
+            "n_members": len(found.members),
+            "reason": found.reason_population,
+        },
+    }
+
+
 def _drift_document(comparison: Comparison, drift: DriftReport) -> dict[str, Any]:
-    """`topology.layers` of the results: the figures that gates ask for."""
+    """`topology.layers` of the results."""
     known = [model for model in drift.models if model.max_drift is not None]
     worst = max(known, key=lambda model: model.max_drift or 0.0, default=None)
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from cohomcli.config import ComputeConfig
+from cohomcli.config.running import ComputeConfig
 from cohomcli.errors import UsageError
 
 

@@ -8,26 +8,41 @@ from typing import Any
 
 from cohomcli.config import resolve as resolve_config
 from cohomcli.data.spec import DatasetSpec
+from cohomcli.errors import UsageError
 from cohomcli.jobs.plan import describe_any_model
+from cohomcli.progress import Progress, silent
 from cohomcli.runs.entries import load_run
 from cohomcli.runs.files import read_json
 
 _TEXT_SUFFIXES = {".txt", ".text", ".md", ".jsonl", ".csv", ".tsv"}
 
 
-def inspect(target: str, flags: Mapping[str, Any]) -> dict[str, Any]:
+def inspect(
+    target: str, flags: Mapping[str, Any], exactness: bool = False, progress: Progress = silent
+) -> dict[str, Any]:
     """Facts about `target`, found without running it; `flags` are loading options by config key.
+
+    With `exactness` the model is run on texts and its pairs of maps are measured.
 
     Raises:
         InputRefused: it is none of the things we know, or damaged.
+        UsageError: `exactness` of something that is no model.
     """
     path = Path(target)
-    if (path / "results.json").is_file():
+    is_run = (path / "results.json").is_file()
+    is_text = path.suffix.lower() in _TEXT_SUFFIXES or _is_text_folder(path)
+    if exactness and (is_run or is_text):
+        raise UsageError(f"{target} is no model", "--exactness is for models")
+    if is_run:
         return {"schema": "cohom.inspection/1", "command": "inspect", "kind": "run"} | _run_facts(path)
-    if path.suffix.lower() in _TEXT_SUFFIXES or _is_text_folder(path):
+    if is_text:
         return {"schema": "cohom.inspection/1", "command": "inspect", "kind": "texts"} | _text_facts(target)
     config = resolve_config(flags=flags)
     facts = describe_any_model(target, config, config.data.samples)
+    if exactness:
+        from cohomcli.jobs.exactness import exactness as measured
+
+        facts["exactness"] = measured(target, config, progress)
     return {"schema": "cohom.inspection/1", "command": "inspect", "kind": "model"} | facts
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohomcli.config import Config
-from cohomcli.jobs.analyze import dataset_spec
+from cohomcli.jobs.analyze import PRECISION_COMMAND, dataset_spec
 from cohomcli.jobs.compute import available_cores, matmul_flops
 from cohomcli.jobs.entry import activation_options, load_options
 from cohomcli.models.spec import ModelDescription
@@ -28,7 +28,9 @@ def plan(command: str, config: Config) -> dict[str, Any]:
         load_texts(dataset_spec(config, reference), config.data.samples, config.compute.seed)
         for reference in config.datasets
     ]
-    models = [describe_model(reference, config, len(samples) * config.data.samples) for reference in config.models]
+    # a plan of formats is made for any program; all other commands need a language model
+    describe = describe_any_model if command == PRECISION_COMMAND else describe_model
+    models = [describe(reference, config, len(samples) * config.data.samples) for reference in config.models]
     return {
         "schema": SCHEMA,
         "command": command,

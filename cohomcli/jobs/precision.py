@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cohomcli.config import Config, PrecisionConfig
+from cohomcli.config import Config
+from cohomcli.config.precision import PrecisionConfig
 from cohomcli.data.spec import DatasetSpec, TextSample
 from cohomcli.errors import InputRefused, UsageError
+from cohomcli.jobs.export import with_exports
 from cohomcli.jobs.refute import with_certificates
 from cohomcli.models.eager import eager_attention
 from cohomcli.models.spec import LoadedModel, LoadedWeights
@@ -62,6 +64,7 @@ def add_precision(
     texts = draw_texts(spec, config) if reads_texts else None
     begun = replace(begun, dataset=begun.dataset if texts or begun.topology else "")
     part = with_certificates(run, begun, loaded, analyse_precision(loaded, texts, config, progress), config, progress)
+    part = with_exports(run, begun, loaded, part, config, progress)
     entry = replace(
         begun,
         info=loaded.info,
@@ -105,21 +108,39 @@ def draw_texts(spec: DatasetSpec, config: Config) -> Texts:
     Raises:
         CohomError: as `load_texts`.
     """
-    from cohomcli.data.draw import sha256_of
     from cohomcli.data.sample import load_texts
 
     seed, wanted = config.compute.seed, config.precision
-    n_calibration = (wanted.calibration + wanted.survey) * wanted.batch
     n_heldout = wanted.heldout * wanted.batch
     if spec.split is None:
         return Texts(
-            load_texts(replace(spec, split="calibration"), n_calibration, seed),
+            _calibration_texts(replace(spec, split="calibration"), config, 0),
             load_texts(replace(spec, split="heldout"), n_heldout, seed),
         )
-    both = load_texts(spec, n_calibration + n_heldout, seed)
-    parts = both.texts[:n_calibration], both.texts[n_calibration:]
-    first, second = (replace(both, texts=texts, sha256=sha256_of(texts)) for texts in parts)
-    return Texts(first, second)
+    both = _calibration_texts(spec, config, n_heldout)
+    cut = len(both.texts) - n_heldout
+    return Texts(_part(both, both.texts[:cut]), _part(both, both.texts[cut:]))
+
+
+def _calibration_texts(spec: DatasetSpec, config: Config, n_more: int) -> TextSample:
+    """Texts to plan on, and `n_more`; where the survey was left open, as many for it as there are, up to its most."""
+    from cohomcli.data.sample import load_all_texts, load_texts
+    from cohomcli.precision.analysis import MOST_SURVEYED
+
+    wanted, seed = config.precision, config.compute.seed
+    least = (wanted.calibration + (wanted.survey or 0)) * wanted.batch + n_more
+    if wanted.survey is not None:
+        return load_texts(spec, least, seed)
+    drawn = load_all_texts(spec, least + MOST_SURVEYED * wanted.batch, seed)
+    if len(drawn.texts) < least:
+        return load_texts(spec, least, seed)  # says how many there are
+    return _part(drawn, drawn.texts[: len(drawn.texts) - (len(drawn.texts) - n_more) % wanted.batch])
+
+
+def _part(sample: TextSample, texts: tuple[str, ...]) -> TextSample:
+    from cohomcli.data.draw import sha256_of
+
+    return replace(sample, texts=texts, sha256=sha256_of(texts))
 
 
 def analyse_precision(
@@ -231,14 +252,14 @@ def _from_texts(loaded: LoadedModel, texts: Texts, wanted: PrecisionConfig) -> I
     # One call for both: a capture has one shape, so they are padded to a common length.
     chosen = [*texts.calibration.texts, *texts.heldout.texts]
     calls = text_inputs(loaded.model, loaded.tokenizer, chosen, TextOptions(wanted.length, wanted.batch))
-    cut, surveyed = wanted.calibration, wanted.calibration + wanted.survey
+    cut, surveyed = wanted.calibration, len(calls) - wanted.heldout
     described = (
-        f"{len(texts.calibration.texts)} calibration texts ({wanted.survey * wanted.batch} to judge unseen ones) and "
-        f"{len(texts.heldout.texts)} held-out texts of "
+        f"{len(texts.calibration.texts)} calibration and {len(texts.heldout.texts)} held-out texts drawn from "
         f"{texts.calibration.source} (splits {texts.calibration.split} and {texts.heldout.split}, sha256 "
         f"{texts.calibration.sha256[:12]} and {texts.heldout.sha256[:12]}), up to {wanted.length} tokens each"
     )
-    return Inputs(calls[:cut], calls[surveyed:], described, surveyed=calls[cut:surveyed])
+    thrifty = wanted.survey is None
+    return Inputs(calls[:cut], calls[surveyed:], described, surveyed=calls[cut:surveyed], thrifty=thrifty)
 
 
 def _from_files(wanted: PrecisionConfig) -> Inputs:
@@ -254,14 +275,15 @@ def _from_files(wanted: PrecisionConfig) -> Inputs:
 
 
 def _from_shape(wanted: PrecisionConfig, seed: int) -> Inputs:
+    from cohomcli.precision.analysis import MOST_SURVEYED
     from cohomcli.precision.inputs import shape_inputs
     from cohomcli.precision.summary import Inputs
 
-    surveyed = wanted.calibration + wanted.survey
+    surveyed = wanted.calibration + (MOST_SURVEYED if wanted.survey is None else wanted.survey)
     calls = shape_inputs(wanted.input_shape or "", surveyed + wanted.heldout, seed)
     described = f"standard normal tensors of shape {wanted.input_shape}, seed {seed}: they are no data"
-    cut = wanted.calibration
-    return Inputs(calls[:cut], calls[surveyed:], described, surveyed=calls[cut:surveyed])
+    cut, thrifty = wanted.calibration, wanted.survey is None
+    return Inputs(calls[:cut], calls[surveyed:], described, surveyed=calls[cut:surveyed], thrifty=thrifty)
 
 
 def _from_samples(loaded: LoadedModel) -> Inputs:
@@ -279,7 +301,7 @@ def _claims(analysis: Analysis) -> tuple[Claim, ...]:
     result = analysis.result
     claims = []
     if result.measured_error is not None:
-        where = f"{result.n_heldout} held-out inputs under the semantics {result.semantics!r}"
+        where = f"{result.measured_on} under the semantics {result.semantics!r}"
         said = f"the plan's output error is {result.measured_error:.3g} ({result.norm}) on {where}"
         claims.append(Claim(said, "measured"))
     if result.predicted_error is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterator
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohomcli import __version__
-from cohomcli.config import Config, dump_yaml
+from cohomcli.config import Config, dump_yaml, resolve
 from cohomcli.data.spec import DatasetSpec, TextSample
 from cohomcli.errors import AnalysisIncomplete, InputRefused, UsageError
 from cohomcli.jobs.analyze import Finished, Outcome, dataset_spec, write_outcome
 from cohomcli.jobs.compute import prepare
 from cohomcli.jobs.entry import load_options
+from cohomcli.jobs.protect import protected, protection_notes
 from cohomcli.jobs.reload import logits_of, reload_elsewhere
 from cohomcli.jobs.verdicts import check_targets, write_verdict
 from cohomcli.progress import Progress
@@ -26,13 +28,17 @@ from cohomcli.runs.folder import RunFolder
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cohomcli.models.layout import Stack
+    from cohomcli.models.pairs import PairReport
     from cohomcli.models.spec import LoadedModel
-    from cohomcli.pruning.prune import PruneOptions
-    from cohomcli.pruning.results import Perplexity, PruningResult
+    from cohomcli.pruning.options import PruneOptions
+    from cohomcli.pruning.results import Perplexity, PruningResult, SweepPoint
 
 COMMAND = "prune"
 FOLDER, RECIPE, MASKS = "model", "cohom_prune.json", "masks.safetensors"
+PREFILL = "prefill_cpu_seconds"  # in manifest.json: of 512 tokens, before and after
 PER_BATCH = 2048  # calibration tokens that go through a block together
+MEASURED = 2048  # calibration tokens that the exactness report is measured on
 
 
 @dataclass(frozen=True)
@@ -53,18 +59,40 @@ def prune(config: Config, argv: list[str], progress: Progress) -> Outcome:
         CohomError: refused input or options, or too little text; nothing is left behind then.
     """
     check_targets(config.output)
-    prepare(config.compute)
     parts = _prepare(config)
-    run = RunFolder.create(Path(config.output.dir), COMMAND, parts.loaded.info.name, argv, config.output.name)
-    run.write("config.yaml", dump_yaml(config))
+    run = RunFolder.create(
+        Path(config.output.dir), COMMAND, parts.loaded.info.name, argv, config.output.name, dump_yaml(config)
+    )
+    return _fill(run, parts, config, progress)
+
+
+def resume(parent: Path, name: str, argv: list[str], progress: Progress) -> Outcome:
+    """Do an interrupted run again in its folder, from the start and under its own configuration, to equal results."""
+    run = RunFolder.reopen(parent, name, argv, COMMAND)
+    config = resolve(run.stage / "config.yaml", environ={})
+    return _fill(run, _prepare(config), config, progress)
+
+
+def _fill(run: RunFolder, parts: _Parts, config: Config, progress: Progress) -> Outcome:
+    from cohomcli.models.prefill import prefill_seconds
+
     with run:
-        before = _perplexities(parts, progress, "evaluate dense")
+        before = _perplexities(parts, progress, "evaluate dense", "check the model and its texts")
+        dense, seconds = _exactness(parts, config, progress), [prefill_seconds(parts.loaded.model)]
+        sweep = tuple(_sweep(parts, config, progress))
         result = _prune(parts, progress)
-        after = _perplexities(parts, progress, "evaluate pruned")
-        result = replace(result, perplexity=tuple(_paired(parts, before, after)))
-        _save(run, parts, result)
+        after = _perplexities(parts, progress, "evaluate pruned", "choose a lower sparsity")
+        seconds.append(prefill_seconds(parts.loaded.model))
+        result = replace(
+            result,
+            perplexity=tuple(_paired(parts, before, after)),
+            sweep=sweep,
+            exactness=(dense, _exactness(parts, config, progress)),
+        )
+        _save(run, parts, result, config)
         notes = tuple(_verify(run, parts, config, progress))
         run.manifest["seconds"] = round(result.seconds, 3)
+        run.manifest[PREFILL] = [round(one, 4) for one in seconds]  # differs from run to run, so not in results.json
         entry = Entry(
             model=parts.loaded.info.name,
             dataset=parts.calibration.name,
@@ -72,7 +100,7 @@ def prune(config: Config, argv: list[str], progress: Progress) -> Outcome:
             sample=parts.calibration,
             pruning=result,
             claims=tuple(_claims(result)),
-            notes=(*parts.loaded.notes, *notes),
+            notes=(*parts.loaded.notes, *protection_notes(parts.loaded, config), *notes),
         )
         save_entry(run, entry)
         outcome = write_outcome(run, Finished(COMMAND, config, [entry]), progress)
@@ -82,12 +110,16 @@ def prune(config: Config, argv: list[str], progress: Progress) -> Outcome:
 
 def _prepare(config: Config) -> _Parts:
     from cohomcli.models.load import load
-    from cohomcli.models.resolve import resolve
+    from cohomcli.models.resolve import resolve as resolve_model
+    from cohomcli.pruning.forecast import refuse_if_too_big
+    from cohomcli.pruning.pattern import with_sparsity
+    from cohomcli.pruning.prune import check
 
+    prepare(config.compute)
     if len(config.models) != 1:
         raise UsageError("prune takes one model", "run it once for each")
     options = _options(config)
-    loaded = load(resolve(config.models[0]), load_options(config))
+    loaded = load(resolve_model(config.models[0]), load_options(config))
     if loaded.info.lm_head is None:
         raise InputRefused(f"{loaded.info.name} has no language-modelling head: nothing to measure pruning by")
     if loaded.info.kind == "encoder-decoder":
@@ -100,16 +132,23 @@ def _prepare(config: Config) -> _Parts:
         raise InputRefused("the calibration fills fewer than two blocks", "give more text, or a shorter --block-size")
     per_batch = min(max(1, PER_BATCH // wanted.block_size), len(ids) // 2)
     batches = [_inputs(ids[at : at + per_batch]) for at in range(0, len(ids) - per_batch + 1, per_batch)]
+    stack = stack_of(loaded.model)
+    options = protected(options, loaded, config)
+    for each in (options.pattern, *(with_sparsity(options.pattern, one) for one in config.pruning.sweep)):
+        check(loaded.model, stack, replace(options, pattern=each))
+    refuse_if_too_big(loaded.model, stack, batches[0]["input_ids"].numel())
     return _Parts(loaded, options, calibration, batches, list(_evaluations(loaded, config)))
 
 
 def _options(config: Config) -> PruneOptions:
+    from cohomcli.pruning.options import PruneOptions
     from cohomcli.pruning.pattern import parse_pattern
-    from cohomcli.pruning.prune import PruneOptions
 
     wanted = config.pruning
     shrink = None if wanted.shrink == "auto" else float(wanted.shrink)
-    return PruneOptions(wanted.method, parse_pattern(wanted.pattern), shrink, config.compute.seed)
+    return PruneOptions(
+        wanted.method, parse_pattern(wanted.pattern), shrink, config.compute.seed, allocation=wanted.allocation
+    )
 
 
 def _calibration_spec(config: Config) -> DatasetSpec:
@@ -149,14 +188,36 @@ def _inputs(ids: Tensor) -> dict[str, Tensor]:
 
 
 def _prune(parts: _Parts, progress: Progress) -> PruningResult:
-    from cohomcli.models.probe import find_layout
     from cohomcli.pruning.prune import prune as engine
 
-    stack = find_layout(parts.loaded.model).stacks[0]
-    return engine(parts.loaded.model, stack, parts.batches, parts.options, progress)
+    return engine(parts.loaded.model, stack_of(parts.loaded.model), parts.batches, parts.options, progress)
 
 
-def _perplexities(parts: _Parts, progress: Progress, step: str) -> list[float]:
+def _sweep(parts: _Parts, config: Config, progress: Progress) -> Iterator[SweepPoint]:
+    """A copy of the model pruned at every sparsity of --sweep, and measured."""
+    from cohomcli.pruning.pattern import with_sparsity
+    from cohomcli.pruning.results import SweepPoint
+
+    for sparsity in config.pruning.sweep:
+        pattern = with_sparsity(parts.options.pattern, sparsity)
+        loaded = replace(parts.loaded, model=copy.deepcopy(parts.loaded.model))
+        trial = replace(parts, loaded=loaded, options=replace(parts.options, pattern=pattern))
+        result = _prune(trial, progress)
+        found = _perplexities(trial, progress, f"evaluate {pattern}", "leave this sparsity out of the sweep")
+        yield SweepPoint(str(pattern), sparsity, result.drift[-1], tuple(found))
+
+
+def _exactness(parts: _Parts, config: Config, progress: Progress) -> tuple[PairReport, ...]:
+    from cohomcli.models.exactness import exactness_report
+
+    if not config.pruning.exactness:
+        return ()
+    per_batch = parts.batches[0]["input_ids"].numel()
+    batches = parts.batches[: max(1, MEASURED // per_batch)]
+    return exactness_report(parts.loaded.model, stack_of(parts.loaded.model), batches, progress=progress)
+
+
+def _perplexities(parts: _Parts, progress: Progress, step: str, hint: str) -> list[float]:
     """exp of the mean nats per predicted token on every evaluation set; masked models predict hidden tokens."""
     from cohomcli.training.loop import evaluate
 
@@ -166,7 +227,7 @@ def _perplexities(parts: _Parts, progress: Progress, step: str) -> list[float]:
     for done, (name, _, blocks) in enumerate(parts.evaluations, start=1):
         loss = evaluate(model, blocks, task, 4, next(model.parameters()).device)
         if not loss < 700:
-            raise AnalysisIncomplete(f"the loss on {name} is {loss:.4g} nats per token", "choose a lower sparsity")
+            raise AnalysisIncomplete(f"the loss on {name} is {loss:.4g} nats per token", hint)
         found.append(math.exp(loss))
         progress(step, done, len(parts.evaluations))
     return found
@@ -181,12 +242,13 @@ def _paired(parts: _Parts, before: list[float], after: list[float]) -> Iterator[
         yield Perplexity(name, old, new, count, domain)
 
 
-def _save(run: RunFolder, parts: _Parts, result: PruningResult) -> None:
+def _save(run: RunFolder, parts: _Parts, result: PruningResult, config: Config) -> None:
     """`model/`: weights, config and tokenizer for stock classes, the masks, and all that is needed to repeat it."""
     import torch
     from safetensors.torch import save_file
 
     from cohomcli.models.quiet import quiet
+    from cohomcli.pruning.pattern import STRUCTURED
 
     folder = run.path(FOLDER)
     with quiet():
@@ -195,7 +257,7 @@ def _save(run: RunFolder, parts: _Parts, result: PruningResult) -> None:
         parts.loaded.tokenizer.save_pretrained(folder)
     for path in folder.glob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes 0600
-    if parts.options.pattern.kind != "mlp":
+    if parts.options.pattern.kind not in STRUCTURED:
         masks = {name: torch.from_numpy(_packed(weight)) for name, weight in _pruned_weights(parts, result)}
         save_file(masks, folder / MASKS, metadata={"packing": "numpy.packbits of weight != 0, row by row"})
         (folder / MASKS).chmod(0o644)
@@ -204,6 +266,7 @@ def _save(run: RunFolder, parts: _Parts, result: PruningResult) -> None:
         "version": __version__,
         "parent": {"location": parts.loaded.info.location, "weights_sha256": parts.loaded.info.weights_sha256},
         "calibration": {"source": parts.calibration.source, "texts_sha256": parts.calibration.sha256},
+        "options": config.pruning.model_dump(mode="json"),
         "seed": parts.options.seed,
         "result": {key: value for key, value in asdict(result).items() if key != "seconds"},
     }
@@ -213,7 +276,7 @@ def _save(run: RunFolder, parts: _Parts, result: PruningResult) -> None:
 def _pruned_weights(parts: _Parts, result: PruningResult) -> Iterator[tuple[str, Any]]:
     from cohomcli.pruning.parts import at
 
-    blocks = _blocks_of(parts.loaded.model)
+    blocks = stack_of(parts.loaded.model).blocks
     for one in result.maps:
         layer, _, path = one.name.partition(".")
         yield one.name, at(blocks[int(layer.removeprefix("layer_"))], path).weight.detach()
@@ -258,11 +321,10 @@ def plan(config: Config) -> dict[str, Any]:
     Raises:
         CohomError: what pruning would refuse.
     """
+    from cohomcli.pruning.forecast import forecast_bytes
+
     parts = _prepare(config)
-    blocks = _blocks_of(parts.loaded.model)
-    block = max(sum(p.numel() for p in each.parameters()) for each in blocks)
-    width = max(max(p.shape) for each in blocks for p in each.parameters() if p.dim() == 2)
-    tokens = sum(batch["input_ids"].numel() for batch in parts.batches)
+    per_batch = parts.batches[0]["input_ids"].numel()
     return {
         "schema": SCHEMA,
         "command": COMMAND,
@@ -270,14 +332,14 @@ def plan(config: Config) -> dict[str, Any]:
         "model": parts.loaded.info.name,
         "method": config.pruning.method,
         "pattern": str(parts.options.pattern),
-        "calibration_tokens": tokens,
-        # both streams of hidden states, a copy of one block, and two Grams with their cross products in float64
-        "memory_bytes": int(8 * tokens * parts.loaded.info.hidden_size + 4 * block + 2 * 3 * 8 * width**2),
+        "calibration_tokens": per_batch * len(parts.batches),
+        "memory_bytes": forecast_bytes(stack_of(parts.loaded.model), per_batch),
         "config": config.model_dump(mode="json"),
     }
 
 
-def _blocks_of(model: Any) -> Any:
+def stack_of(model: Any) -> Stack:
+    """The only stack of a model."""
     from cohomcli.models.layout import find_stacks
 
-    return find_stacks(model).stacks[0].blocks
+    return find_stacks(model).stacks[0]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _VERSIONS = ("torch", "transformers", "python-flint", "numpy")
-_TRIES = ("e4m3", "e5m2", "fp16", "bf16", "fp32")
+_TRIES = ("e4m3", "e5m2", "fp16", "bf16", "fp32", "int8", "fp64")
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from cohomcli.config import Config, dump_yaml, resolve
 from cohomcli.data.spec import TextSample
 from cohomcli.errors import InputRefused, UsageError
-from cohomcli.jobs import distributed
+from cohomcli.jobs import ablate, distributed
 from cohomcli.jobs.analyze import Finished, Outcome, dataset_spec, write_outcome
 from cohomcli.jobs.compute import prepare
 from cohomcli.jobs.entry import load_options
+from cohomcli.jobs.masks import check_mask, keeping_zeros
 from cohomcli.jobs.verdicts import check_targets, write_verdict
 from cohomcli.progress import Progress, silent
 from cohomcli.results import SCHEMA, Claim, Entry
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cohomcli.models.spec import LoadedModel
-    from cohomcli.training.data import Task, TextBlocks
+    from cohomcli.training.data import Sequences, Task
     from cohomcli.training.loop import Job
     from cohomcli.training.options import TrainOptions
 
@@ -48,8 +49,8 @@ class _Parts:
 
     loaded: LoadedModel
     sample: TextSample
-    train: TextBlocks
-    evaluation: TextBlocks
+    train: Sequences
+    evaluation: Sequences
     held_out: tuple[str, ...]
     options: TrainOptions
     task: Task
@@ -63,13 +64,16 @@ def train(config: Config, argv: list[str], progress: Progress) -> Outcome | None
     Raises:
         CohomError: refused input, or a diverged run, whose folder with its checkpoints stays under `.partial`.
     """
+    if config.ablation.enabled:
+        return ablate.ablate(config, argv, progress)
     check_targets(config.output)
     parts = _prepare(config)
     if not distributed.is_main():
         _train(parts, config, Path(distributed.share(None)), None, silent)
         return None
-    run = RunFolder.create(Path(config.output.dir), COMMAND, parts.loaded.info.name, argv, config.output.name)
-    run.write("config.yaml", dump_yaml(config))
+    run = RunFolder.create(
+        Path(config.output.dir), COMMAND, parts.loaded.info.name, argv, config.output.name, dump_yaml(config)
+    )
     return _fill(run, parts, config, progress)
 
 
@@ -80,10 +84,10 @@ def resume(parent: Path, name: str, argv: list[str], progress: Progress) -> Outc
         config = resolve(stage / "config.yaml", environ={})
         _train(_prepare(config), config, stage, None, silent)
         return None
-    run = RunFolder.reopen(parent, name, argv)
-    if run.manifest["command"] != COMMAND:
-        raise UsageError(f"run {run.name!r} is a {run.manifest['command']}", "resume it with the command it began with")
+    run = RunFolder.reopen(parent, name, argv, COMMAND)
     config = resolve(run.stage / "config.yaml", environ={})
+    if config.ablation.enabled:
+        return ablate.go_on(run, config, progress)
     return _fill(run, _prepare(config), config, progress)
 
 
@@ -116,9 +120,12 @@ def _prepare(config: Config) -> _Parts:
 
     prepare(config.compute)
     wanted = config.training
-    loaded = _load(config)
-    task = _task(loaded, wanted.objective)
-    sample, held_out = _texts(config)
+    if wanted.objective == "grid":
+        return _grid_parts(config)
+    loaded = load_model(config)
+    check_mask(loaded.model, wanted.mask)
+    task = task_of(loaded, wanted.objective)
+    sample, held_out = texts_of(config)
     length = wanted.block_size
     if loaded.info.max_positions is not None and length > loaded.info.max_positions:
         raise UsageError(f"--block-size {length} is more than the {loaded.info.max_positions} positions of the model")
@@ -126,11 +133,20 @@ def _prepare(config: Config) -> _Parts:
     train_blocks = text_blocks(loaded.tokenizer, sample.texts, length, task, vocabulary, seed)
     evaluation = text_blocks(loaded.tokenizer, held_out[: wanted.eval_texts], length, task, vocabulary, seed)
     train_blocks = replace(train_blocks, mask_rate=wanted.mask_rate)
-    options = _options(config, len(train_blocks))
+    options = loop_options(config, len(train_blocks))
     return _Parts(loaded, sample, train_blocks, evaluation, held_out[: wanted.eval_texts], options, task)
 
 
-def _load(config: Config) -> LoadedModel:
+def _grid_parts(config: Config) -> _Parts:
+    from cohomcli.jobs.grids import prepare_grids
+
+    grids = prepare_grids(config)
+    options = loop_options(config, len(grids.train))
+    return _Parts(grids.loaded, grids.sample, grids.train, grids.evaluation, grids.held_out, options, "masked")
+
+
+def load_model(config: Config) -> LoadedModel:
+    """The one model of `config`, from where it is named or new."""
     from cohomcli.models.load import load, new_model
     from cohomcli.models.resolve import resolve as resolve_model
 
@@ -142,7 +158,8 @@ def _load(config: Config) -> LoadedModel:
     return load(resolve_model(config.models[0]), options)
 
 
-def _task(loaded: LoadedModel, wished: str) -> Task:
+def task_of(loaded: LoadedModel, wished: str) -> Task:
+    """What the model's head is for; refuses a wish that differs."""
     head = loaded.info.lm_head
     if head is None:
         raise InputRefused(f"{loaded.info.name} has no language-modelling head to train", "name another model")
@@ -151,7 +168,7 @@ def _task(loaded: LoadedModel, wished: str) -> Task:
     return head
 
 
-def _texts(config: Config) -> tuple[TextSample, tuple[str, ...]]:
+def texts_of(config: Config) -> tuple[TextSample, tuple[str, ...]]:
     """The texts to train on, and those to evaluate on: another split, or those kept apart by their hash."""
     from cohomcli.data.apart import keep_apart
     from cohomcli.data.sample import load_all_texts
@@ -167,7 +184,8 @@ def _texts(config: Config) -> tuple[TextSample, tuple[str, ...]]:
     return sample, load_all_texts(replace(spec, split=eval_split), wanted.eval_texts, seed).texts
 
 
-def _options(config: Config, n_sequences: int) -> TrainOptions:
+def loop_options(config: Config, n_sequences: int) -> TrainOptions:
+    """The loop's options; `n_sequences` counts only for epochs."""
     from cohomcli.training.options import TrainOptions
 
     wanted = config.training
@@ -209,12 +227,14 @@ def _mark(run: RunFolder | None) -> Any:
 
 
 def _job(parts: _Parts, config: Config) -> Job:
-    from cohomcli.training.loop import Job, Plain, adamw
+    from cohomcli.jobs.optimisers import levels_for, optimizer_for
+    from cohomcli.training.loop import Job, Plain
     from cohomcli.training.structure import Structural
 
     model, wanted = parts.loaded.model, config.training
     model.requires_grad_(True)
     structural = wanted.exact_weight > 0 or wanted.spectral_weight > 0
+    levels = levels_for(model, wanted)
     return Job(
         model=model,
         task=parts.task,
@@ -223,7 +243,8 @@ def _job(parts: _Parts, config: Config) -> Job:
         save_model=_save(parts.loaded),
         load_model=_load_weights,
         objective=Structural(model, wanted.exact_weight, wanted.spectral_weight) if structural else Plain(),
-        optimizer=adamw,
+        optimizer=keeping_zeros(optimizer_for(config.training, levels), model, config.training.mask),
+        levels=levels,
     )
 
 
@@ -356,9 +377,12 @@ def plan(config: Config) -> Mapping[str, Any]:
     """
     from cohomcli.training.forecast import forecast_bytes
 
+    if config.ablation.enabled:
+        return ablate.plan(config)
     parts = _prepare(config)
     info, options = parts.loaded.info, parts.options
-    tokens = options.batch_size * config.training.block_size
+    length = parts.train.batch([0], 0)["input_ids"][0].numel()
+    tokens = options.batch_size * length
     return {
         "schema": SCHEMA,
         "command": COMMAND,
@@ -373,6 +397,6 @@ def plan(config: Config) -> Mapping[str, Any]:
         "steps": options.max_steps,
         "passes": options.max_steps * options.batch_size * options.accumulation / len(parts.train),
         "tokens_per_step": tokens * options.accumulation * distributed.world_size(),
-        "memory_bytes": forecast_bytes(parts.loaded.model, options, config.training.block_size),
+        "memory_bytes": forecast_bytes(parts.loaded.model, options, length),
         "config": config.model_dump(mode="json"),
     }

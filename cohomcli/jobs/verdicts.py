@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cohomcli import __version__
-from cohomcli.config import OutputConfig
+from cohomcli.config.running import OutputConfig
 from cohomcli.errors import UsageError
 from cohomcli.runs.files import write_atomic, writing
 

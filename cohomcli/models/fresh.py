@@ -16,8 +16,12 @@ Head = Literal["causal", "masked"]
 _VOCABULARIES: dict[str, str] = {"causal": "tiny-gpt", "masked": "tiny-bert"}  # whose tokenizer, if none is named
 
 
-def build_new(settings: dict[str, Any], options: LoadOptions, task: str) -> tuple[Any, Any, Head]:
+def build_new(
+    settings: dict[str, Any], options: LoadOptions, task: str, vocabulary: int | None = None
+) -> tuple[Any, Any, Head]:
     """(tokenizer, model on the CPU, head) for the configuration `settings`; random weights are torch's to seed.
+
+    With `vocabulary` the model knows so many tokens, of which 0 is padding, and there is no tokenizer.
 
     Raises:
         UsageError: an unknown type, values that fit no model, or a task the type has no head for.
@@ -34,14 +38,17 @@ def build_new(settings: dict[str, Any], options: LoadOptions, task: str) -> tupl
         "causal": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         "masked": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     }
-    own = own_class(CONFIG_MAPPING[kind](**_causal(kind, settings, task)))
+    with quiet():
+        own = own_class(CONFIG_MAPPING[kind](**_causal(kind, settings, task)))
     head = own[1] or "masked" if own else _head(kind, names, task)
-    tokenizer = _tokenizer(options, head)
-    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    vocabulary |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    tokenizer = _tokenizer(options, head) if vocabulary is None else None
+    ids = {"vocab_size": vocabulary, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+    if tokenizer is not None:
+        ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        ids |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     try:
         with quiet():
-            config = CONFIG_MAPPING[kind](**(vocabulary | _causal(kind, settings, task)))
+            config = CONFIG_MAPPING[kind](**(ids | _causal(kind, settings, task)))
             model = (own[0] if own else getattr(transformers, names[head][kind]))(config)
     except Exception as error:  # every architecture trips over impossible values in its own way
         raise UsageError(f"training.architecture: no {kind} model can be built: {first_line(error)}") from error

@@ -75,6 +75,12 @@ def new_model(architecture: Mapping[str, Any], options: LoadOptions, task: str, 
     return language_model(_finished(source, options, _Parts(model, built, tokenizer)))
 
 
+def fresh_own(model: Any, tokenizer: Any, options: LoadOptions) -> LoadedModel:
+    """A new model of ours that fills in hidden tokens, built by the caller, as `load` would hand it out."""
+    source = ModelSource(f"new-{model.config.model_type}", "new", "random weights")
+    return language_model(_finished(source, options, _Parts(model, Built(model, "masked", False), tokenizer)))
+
+
 @dataclass(frozen=True)
 class _Parts:
     """A model on its way out. `built` is set for transformers models, `architecture` and `refusal` for others."""

@@ -2,7 +2,7 @@
 
 All give softmax attention over the (2r + 1)^2 window, clipped at the border; they differ in memory and speed only:
 `mask` full attention under a band mask, N^2 scores; fastest on small grids
-`stripes` rows in stripes, each seeing its own rows and r to either side: N (S + 2r) W
+`stripes` every row against its own and r to either side, N (2r + 1) W scores; fastest on middling grids
 `tiles` square tiles of cells with a border of r: N (T + 2r)^2 / T^2 keys, linear in cells for any shape
 `flex` block-sparse kernel of torch's flex_attention, CUDA only.
 """
@@ -19,10 +19,11 @@ from torch.nn import functional
 from cohomcli.errors import UsageError
 from cohomcli.nn.attention import attend
 from cohomcli.nn.rotary import cell_coordinates
+from cohomcli.nn.stripes import attend_in_rows
 
 Backend = Literal["auto", "mask", "stripes", "tiles", "flex"]
 BACKENDS: tuple[Backend, ...] = ("auto", "mask", "stripes", "tiles", "flex")
-_SMALL = 32 * 32  # cells; about there tiles and stripes overtake the band mask on one CPU thread
+_SMALL = 32 * 32  # cells
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def local2d_attention(
     chosen = choose_backend(grid, q.device) if backend == "auto" else backend
     if chosen == "mask":
         return attend(q, k, v, _with_present(band_2d(grid, q.device), present), eager)
+    if chosen == "stripes" and not eager:
+        return attend_in_rows(q, k, v, (grid.height, grid.width), grid.r, present)
     if chosen == "stripes":
         return _tiled(q, k, v, grid, (max(grid.r, 4), grid.width), present, eager)
     if chosen == "tiles":
@@ -73,10 +76,19 @@ def local2d_attention(
 
 
 def choose_backend(grid: Grid, device: torch.device) -> Backend:
-    """`mask` where the whole grid is about as large as a window or small; else `flex` on CUDA and `tiles` elsewhere."""
-    if grid.n_cells <= _SMALL or 2 * grid.r + 1 >= min(grid.height, grid.width):
+    """The fastest back-end, by how many keys each makes a query read.
+
+    `mask` reads all N, the others so many and the border's; measured on one CPU thread (`benchmarks.local2d
+    --backends`), a key costs `stripes` about three times as much as `mask`, and `tiles` eight times as much as
+    `stripes`. On CUDA `mask` up to 32 x 32 cells and `flex` above.
+    """
+    if device.type == "cuda":
+        return "mask" if grid.n_cells <= _SMALL else "flex"
+    side = max(grid.r, 4) + 2 * grid.r
+    stripes = (2 * grid.r + 1) * grid.width * (grid.height + 2 * grid.r) / grid.height
+    if grid.n_cells < 3 * min(stripes, 8 * side**2):
         return "mask"
-    return "flex" if device.type == "cuda" else "tiles"
+    return "stripes" if stripes <= 8 * side**2 else "tiles"
 
 
 def band_2d(grid: Grid, device: torch.device | None = None) -> Tensor:

@@ -45,6 +45,8 @@ class NonLinearModel(NonLinearPreTrained):
         self.embed_tokens = nn.Embedding(config.vocab_size, d)
         self.row_embeddings = nn.Embedding(config.height, d)
         self.column_embeddings = nn.Embedding(config.width, d)
+        # the last one stands for an unknown class
+        self.class_embeddings = nn.Embedding(config.n_classes + 1, d) if config.n_classes else None
         self.blocks = nn.ModuleList(
             Block(d, _attention(config, kind), config.intermediate_size, config.dropout)
             for kind in config.layer_kinds()
@@ -59,23 +61,26 @@ class NonLinearModel(NonLinearPreTrained):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        class_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Hidden states of a grid (B, H, W) or of texts (B, T), written into rows of `config.width` cells.
 
         `attention_mask` has the shape of `input_ids`, non-zero where a cell exists; `inputs_embeds` has one dimension
-        more and replaces them. `last_hidden_state` is (B, H, W, d) or (B, T, d). Other keywords of the transformers
-        interface mean nothing here.
+        more and replaces them. `class_ids` (B,) int64 name the grids' classes, `config.n_classes` an unknown one, which
+        is the default. `last_hidden_state` is (B, H, W, d) or (B, T, d). Other keywords of the transformers interface
+        mean nothing here.
 
         Raises:
-            UsageError: the grid is larger than the configuration's, or no input is given.
+            UsageError: the grid is larger than the configuration's, no input is given, or a class to a model of none.
         """
         cells = self.embed_tokens(input_ids) if inputs_embeds is None and input_ids is not None else inputs_embeds
         if cells is None or cells.dim() not in (3, 4):
             raise UsageError("no grid of tokens was given", "input_ids are (B, H, W), or (B, T) for texts")
         shape = cells.shape
         x, present, size = self._laid_out(cells, attention_mask)
+        x = self._with_class(x, class_ids)
         eager = self.config._attn_implementation == "eager"
         seen = [x]
         for _ in range(self.config.iterations):
@@ -109,6 +114,17 @@ class NonLinearModel(NonLinearPreTrained):
         places = self.row_embeddings.weight[:H, None] + self.column_embeddings.weight[None, :W]
         return x + places.reshape(1, H * W, d), present, (H, W)
 
+    def _with_class(self, x: Tensor, class_ids: Tensor | None) -> Tensor:
+        """Cells (B, N, d) with the embedding of their grid's class added."""
+        if self.class_embeddings is None:
+            if class_ids is not None:
+                raise UsageError("this model was built without classes", "leave class_ids out, or give class_names")
+            return x
+        if class_ids is None:
+            class_ids = torch.full((len(x),), self.config.n_classes, device=x.device)
+        out: Tensor = x + self.class_embeddings(class_ids)[:, None]
+        return out
+
 
 class NonLinearTransformer(NonLinearPreTrained):
     """Token logits for every cell of a grid at once; trained by masking cells.
@@ -130,6 +146,7 @@ class NonLinearTransformer(NonLinearPreTrained):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        class_ids: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         **kwargs: Any,
@@ -138,7 +155,9 @@ class NonLinearTransformer(NonLinearPreTrained):
 
         `labels` have the shape of `input_ids`, -100 where nothing is to be predicted. The rest as in `NonLinearModel`.
         """
-        outputs = self.model(input_ids, attention_mask, inputs_embeds, output_hidden_states=output_hidden_states)
+        outputs = self.model(
+            input_ids, attention_mask, inputs_embeds, class_ids, output_hidden_states=output_hidden_states
+        )
         logits = self.lm_head(outputs[0])
         loss = None if labels is None else token_loss(logits, labels, kwargs.get("num_items_in_batch"))
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from transformers import PretrainedConfig
@@ -19,6 +20,10 @@ class NonLinearConfig(PretrainedConfig):  # type: ignore[misc]
     `iterations` times in turn, `window_size` the radius of local attention in cells. Every `global_every`-th block is
     global, or sees chunks of `chunk` x `chunk` cells when that is set; 0 makes all blocks local. `height` and `width`
     are the largest grid (`matrix_dim` sets both); texts are written into rows of `width` cells.
+
+    A model that fills in grids also knows the token `mask_token_id` of a hidden cell, the `symbols` that stand for the
+    other tokens in text, one character each, whether these are levels of grey, and `class_names` where its grids come
+    in classes.
     """
 
     model_type = "nonlinear_transformer"
@@ -42,6 +47,10 @@ class NonLinearConfig(PretrainedConfig):  # type: ignore[misc]
         dropout: float = 0.0,
         initializer_range: float = 0.02,
         tie_word_embeddings: bool = False,
+        mask_token_id: int | None = None,
+        symbols: str = "",
+        class_names: Sequence[str] = (),
+        palette: Literal["grey", "colours"] = "grey",
         **kwargs: Any,
     ) -> None:
         self.vocab_size, self.depth, self.iterations = vocab_size, depth, iterations
@@ -51,12 +60,19 @@ class NonLinearConfig(PretrainedConfig):  # type: ignore[misc]
         self.height, self.width = (height, width) if matrix_dim is None else (matrix_dim, matrix_dim)
         self.intermediate_size = 4 * self.hidden_size if intermediate_size is None else intermediate_size
         self.dropout, self.initializer_range = dropout, initializer_range
+        self.mask_token_id, self.symbols, self.class_names = mask_token_id, symbols, list(class_names)
+        self.palette = palette  # how pictures show the tokens
         kwargs.pop("num_hidden_layers", None)
         kwargs.pop("max_position_embeddings", None)
         self.num_hidden_layers = depth * iterations
         self.max_position_embeddings = self.height * self.width
         self._check()
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes its grids come in; 0: none."""
+        return len(self.class_names)
 
     def layer_kinds(self) -> list[LayerKind]:
         """What each of the `depth` blocks attends to."""
@@ -75,3 +91,8 @@ class NonLinearConfig(PretrainedConfig):  # type: ignore[misc]
             raise UsageError(f"{self.num_hidden_layers} block calls are no model", "lower depth or iterations")
         if self.window_size < 0 or self.global_every < 0:
             raise UsageError("window_size and global_every cannot be negative", "correct the configuration")
+        hidden = self.mask_token_id
+        if hidden is not None and (not isinstance(hidden, int) or not 0 <= hidden < self.vocab_size):
+            raise UsageError(f"mask_token_id {hidden!r} is no token of {self.vocab_size}", "correct the configuration")
+        if hidden is not None and self.symbols and len(self.symbols) != hidden:
+            raise UsageError(f"{len(self.symbols)} symbols do not stand for {hidden} tokens", "give one for each")

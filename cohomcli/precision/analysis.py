@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cohomcli.errors import UsageError
+from cohomcli.precision.amplification import balance_of
 from cohomcli.precision.baselines import baselines
 from cohomcli.precision.capture import Captured, capture
 from cohomcli.precision.curvature import OpCurvature, curvatures
@@ -29,7 +30,11 @@ from cohomcli.precision.validity import curvature_ratios
 from cohomcli.precision.variation import relative_sensitivities, unseen_factors
 from cohomcli.progress import Progress, silent
 
-N_VARIED, FEWEST_VARIED = 8, 4  # inputs whose sensitivities are compared
+# Inputs whose sensitivities are compared: the more, the likelier that a near tie is among them. What one costs grows
+# with the numbers it reads and writes, so large models are compared, and surveyed, on fewer.
+MOST_VARIED, N_VARIED, FEWEST_VARIED = 32, 8, 4
+MOST_SURVEYED, N_SURVEYED = 28, 12
+WORK = 1 << 30  # numbers of weights and results, over all varied inputs; twice that over all calibration inputs
 REFERENCE_BYTES = 1 << 30  # of the float64 outputs that plans are compared with on further calibration inputs
 
 
@@ -66,6 +71,7 @@ def analyse(
     progress("capture", 0, 1)
     captured = capture(model, inputs.calibration[0], outputs)
     progress("capture", 1, 1)
+    inputs = afforded(captured, inputs)
     setting, found = prepare(captured, inputs, options, progress)
     progress("plan", 0, options.max_rounds)
     looped = closed_loop(setting, options, lambda done: progress("plan", done, options.max_rounds))
@@ -85,10 +91,24 @@ def analyse(
         trade_offs=trade_offs(setting, looped, options),
         baselines=others,
         curvature=_curvature(captured, inputs, setting, looped.plan, options.n_curvature),
+        balance=balance_of(captured, inputs.calibration[0], options.seed),
     )
     progress("measure", 3, 3)
     result = summarise(captured, inputs, setting, options, findings)
     return Analysis(result, looped.plan, captured, setting.sensitivity, setting.admissibility, found, looped)
+
+
+def afforded(captured: Captured, inputs: Inputs) -> Inputs:
+    """`inputs`, if they are `thrifty` with at most N_SURVEYED to MOST_SURVEYED further ones, by the model's size."""
+    if not inputs.thrifty:
+        return inputs
+    n = 2 * WORK // _numbers(captured) - len(inputs.calibration)
+    return replace(inputs, surveyed=inputs.surveyed[: min(max(n, N_SURVEYED), MOST_SURVEYED)], thrifty=False)
+
+
+def _numbers(captured: Captured) -> int:
+    """How many numbers one call reads and writes: every weight and every result once."""
+    return max(1, sum(v.numel for v in captured.graph.vertices))
 
 
 def prepare(
@@ -129,7 +149,8 @@ def _factors(
     captured: Captured, inputs: Inputs, norm: OutputNorm, options: PrecisionOptions, progress: Progress
 ) -> NDArray[np.float64] | None:
     """From the scored inputs to an unseen one, per vertex; None when there is none, or too few to see a difference."""
-    varied = [*inputs.calibration, *inputs.surveyed][: min(N_VARIED, len(norm.references))]
+    n_varied = min(max(WORK // _numbers(captured), N_VARIED), MOST_VARIED, len(norm.references))
+    varied = [*inputs.calibration, *inputs.surveyed][:n_varied]
     if inputs.heldout is inputs.calibration or len(varied) < FEWEST_VARIED:
         return None
     relative = relative_sensitivities(captured, varied, norm, options.seed, progress)

@@ -187,6 +187,47 @@ class Refutation:
 
 
 @dataclass(frozen=True)
+class Export:
+    """The plan in another tool's format (`precision.exports`): files by their paths in the run folder.
+
+    `keeps` and `omits` say what of the plan the format can express and what it cannot, or, in `omits`, why nothing was
+    written (`files` empty). `check` says what loading it back showed; empty where only the tool itself could do that.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    keeps: str
+    omits: str
+    check: str = ""
+
+
+@dataclass(frozen=True)
+class BalanceEdge:
+    """A tensor and one op that reads it: by how many bits it carries more than this op asks of it (less: negative)."""
+
+    op: str
+    module: str
+    reader: str
+    reader_module: str
+    waste: float
+
+
+@dataclass(frozen=True)
+class BalanceSummary:
+    """The balance class (`precision.balance`), experimental: the bits that branches which meet again waste.
+
+    `waste` is the least sum over all edges, in bits, `certified` a lower bound of it from a circulation; `n_unbalanced`
+    of `n_loops` fundamental loops do not sum to zero. `edges` are those with the largest waste.
+    """
+
+    n_loops: int
+    n_unbalanced: int
+    waste: float
+    certified: float
+    edges: tuple[BalanceEdge, ...]
+
+
+@dataclass(frozen=True)
 class PrecisionResult:
     """A verified mixed-precision plan, or the reason why there is none (`reason` set, `plan` empty).
 
@@ -194,6 +235,7 @@ class PrecisionResult:
     measured under the `semantics` named; `met` compares the held-out error with `epsilon`. `lower_bound` and `gap` are
     about the last round's problem (proved-in-model); `infeasible` says that it is proved to have no solution.
     `n_surveyed` further inputs only showed ranges; `n_overflows` vertices left their format's range on held-out inputs.
+    Without held-out inputs `n_heldout` is 0, and calibration inputs take their place.
     `bytes_plan`, `bytes_fp32`, `bytes_fp16` and `bytes_autocast` (CUDA op lists, fp16) are counted the same way.
     """
 
@@ -238,11 +280,19 @@ class PrecisionResult:
     n_surveyed: int = 0
     n_overflows: int = 0
     refutations: tuple[Refutation, ...] = ()
+    exports: tuple[Export, ...] = ()
+    balance: BalanceSummary | None = None
 
     @property
     def kind(self) -> str:
         """Always "program": the forward pass was captured."""
         return "program"
+
+    @property
+    def measured_on(self) -> str:
+        """What `measured_error` was measured on: "4 held-out inputs", or "1 calibration input" without others."""
+        n, which = (self.n_heldout, "held-out") if self.n_heldout else (self.n_calibration, "calibration")
+        return f"{n:,} {which} input{'' if n == 1 else 's'}"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from cohomcli.precision.loop import Looped, Setting
 from cohomcli.precision.options import PrecisionOptions
 from cohomcli.precision.ranges import describe
 from cohomcli.precision.result import (
+    BalanceSummary,
     Baseline,
     CurvatureRow,
     FormatSummary,
@@ -42,8 +43,9 @@ class Inputs:
     """Calls of the model, all of one shape; `description` names and hashes them for the report.
 
     Plans are made on `calibration`, of which the first `n_scored` are differentiated; errors are reported on `heldout`.
-    `surveyed` are further calibration inputs, that show which magnitudes occur and how much errors vary. If `heldout`
-    is `calibration` itself, no margin is left for unseen inputs.
+    `surveyed` are further calibration inputs, that show which magnitudes occur and how much errors vary; `thrifty` uses
+    only as many of them as the model's size affords. If `heldout` is `calibration` itself, no margin is left for unseen
+    inputs.
     """
 
     calibration: Sequence[Any]
@@ -51,6 +53,7 @@ class Inputs:
     description: str = ""
     n_scored: int = 2
     surveyed: Sequence[Any] = ()
+    thrifty: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Findings:
     trade_offs: tuple[TradeOff, ...]
     baselines: tuple[Baseline, ...]
     curvature: Sequence[OpCurvature]
+    balance: BalanceSummary | None = None
 
 
 def summarise(
@@ -92,7 +96,7 @@ def summarise(
         semantics=SEMANTICS,
         inputs=inputs.description,
         n_calibration=len(inputs.calibration),
-        n_heldout=len(inputs.heldout),
+        n_heldout=0 if inputs.heldout is inputs.calibration else len(inputs.heldout),
         outputs=tuple(name for name, _ in captured.program.outputs),
         n_ops=sum(v.kind == "op" and not v.fixed for v in graph.vertices),
         n_weights=sum(v.kind == "weight" and not v.fixed for v in graph.vertices),
@@ -124,6 +128,7 @@ def summarise(
         notes=tuple(_notes(captured, inputs, options, found)),
         n_surveyed=len(inputs.surveyed),
         n_overflows=len(found.heldout.overflow),
+        balance=found.balance,
     )
 
 

@@ -29,7 +29,8 @@ from cohomcli.progress import Progress, silent
 N_PROBES = 4
 LEVEL = 1e-2
 SMALLEST = 1e-6  # of a vertex's largest sensitivity
-FEWEST_ROWS = 64  # over all inputs, to see the tail of single rows
+FEWEST_ROWS, FEWEST_IN_TAIL = 64, 8  # over all inputs, to see the tail of single rows
+SMALLEST_ROW = 1e-4  # of the largest row: smaller ones are no part of its tail
 LARGEST = 1e12  # factor: beyond it a store is out of the question anyway
 
 Floats = NDArray[np.float64]
@@ -115,10 +116,16 @@ def unseen_factors(relative: Relative, n_scored: int, norm: ErrorNorm) -> Floats
 
 
 def _row_event(rows: Floats) -> float:
-    """The largest row that one input in 1 / LEVEL has, by the Pareto tail of all rows seen."""
+    """The largest row that one input in 1 / LEVEL has, by the Pareto tail of all rows seen.
+
+    Rows far below the largest belong to no tail of it: of a model that reads off one position, the other positions'
+    rows are next to nothing, and an index that spans both kinds would mean nothing either.
+    """
     positive = np.sort(rows[rows > 0.0])[::-1]
     if len(positive) < FEWEST_ROWS or rows.shape[1] < 2:
         return 0.0
     logs = np.log(positive)
-    k = int(np.sqrt(len(logs)))
+    k = min(int(np.sqrt(len(logs))), int((positive >= SMALLEST_ROW * positive[0]).sum()) - 1)
+    if k < FEWEST_IN_TAIL:
+        return 0.0
     return float(np.exp(pareto_quantile(logs, k, LEVEL / rows.shape[1])))

@@ -19,16 +19,28 @@ class Group:
     role: Role
     paths: tuple[str, ...]
 
+    @property
+    def key(self) -> str:
+        """A name for what flows past the group."""
+        return self.paths[0]
+
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A family's block. `post_norm`: the sum is normed, so an MLP adds to what it reads, not to the block's stream."""
+    """A family's block. `post_norm`: the sum is normed, so an MLP adds to what it reads, not to the block's stream.
+
+    `attention` is a module that returns (what the attention adds, anything), or None where no module does. `heads` says
+    that queries, keys and values are maps of their own, the first group, and that the class reads `head_dim`: only then
+    can stock classes load a model with fewer heads.
+    """
 
     groups: tuple[Group, ...]
     channels: tuple[str, ...]  # maps that write the MLP's channels
     reader: str  # the map that reads them
     width: str  # the configuration's key for their number
     post_norm: bool = False
+    attention: str | None = None
+    heads: bool = False
 
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -42,6 +54,8 @@ _LLAMA = Anatomy(
     ("mlp.gate_proj", "mlp.up_proj"),
     "mlp.down_proj",
     "intermediate_size",
+    attention="self_attn",
+    heads=True,
 )
 _GPT2 = Anatomy(
     (
@@ -53,6 +67,7 @@ _GPT2 = Anatomy(
     ("mlp.c_fc",),
     "mlp.c_proj",
     "n_inner",
+    attention="attn",
 )
 _BERT = Anatomy(
     (
@@ -76,8 +91,20 @@ _OPT = Anatomy(
     ("fc1",),
     "fc2",
     "ffn_dim",
+    attention="self_attn",
 )
-KNOWN = (_LLAMA, _GPT2, _BERT, _OPT)
+_OWN = Anatomy(  # cohomcli.nn
+    (
+        Group("reader", ("attn.qkv",)),
+        Group("attention", ("attn.proj",)),
+        Group("reader", ("mlp.0",)),
+        Group("mlp", ("mlp.2",)),
+    ),
+    ("mlp.0",),
+    "mlp.2",
+    "intermediate_size",
+)
+KNOWN = (_LLAMA, _GPT2, _BERT, _OPT, _OWN)
 
 
 def anatomy_of(block: nn.Module) -> Anatomy:

@@ -1,9 +1,9 @@
-"""Which weights may be zero together: rows of equal sparsity, whole matrices, N of M, or channels of an MLP."""
+"""What goes together: weights (of every row, of a matrix, N of M), channels of an MLP, heads, blocks, or ranks."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -11,13 +11,17 @@ from torch import Tensor
 
 from cohomcli.errors import UsageError
 
-PatternKind = Literal["rows", "layer", "nm", "mlp"]
-_HINT = "write 0.5 (of every row), layer:0.5, 2:4, or mlp:0.25 (of the MLP's channels)"
+PatternKind = Literal["rows", "layer", "nm", "mlp", "heads", "blocks"]
+STRUCTURED = ("mlp", "heads", "blocks")  # what really goes, instead of becoming zero
+_HINT = "write 0.5 (of every row), layer:0.5, 2:4, mlp:0.25 (channels), heads:0.25 or blocks:0.25"
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """`sparsity` is the share of weights or channels that go; with "nm" at most `n` of `m` neighbours in a row stay."""
+    """`sparsity` is the share of weights, channels, heads or blocks that go.
+
+    With "nm" at most `n` of `m` neighbours in a row stay.
+    """
 
     kind: PatternKind
     sparsity: float
@@ -41,17 +45,32 @@ def parse_pattern(text: str) -> Pattern:
         if not 0 < n <= m:
             raise UsageError(f"pattern {text!r}: at least one and at most {m} of {m} can stay", _HINT)
         return Pattern("nm", 1 - n / m, n, m)
-    kind, colon, share = text.rpartition(":")
+    kind, colon, share = text.strip().rpartition(":")
     try:
         sparsity = float(share)
     except ValueError:
         raise UsageError(f"{text!r} is no pattern", _HINT) from None
-    if kind not in ("", "layer", "mlp") or (colon and not kind):
+    kinds: dict[str, PatternKind] = {
+        "": "rows", "layer": "layer", "mlp": "mlp", "heads": "heads", "blocks": "blocks",
+    }  # fmt: skip
+    if kind not in kinds or (colon and not kind):
         raise UsageError(f"{text!r} is no pattern", _HINT)
     if not 0 <= sparsity < 1:
         raise UsageError(f"pattern {text!r}: the sparsity must lie in [0, 1)", _HINT)
-    kinds: dict[str, PatternKind] = {"": "rows", "layer": "layer", "mlp": "mlp"}
     return Pattern(kinds[kind], sparsity)
+
+
+def with_sparsity(pattern: Pattern, sparsity: float) -> Pattern:
+    """`pattern` at another sparsity.
+
+    Raises:
+        UsageError: N:M, which has its own, or a sparsity outside [0, 1).
+    """
+    if pattern.kind == "nm":
+        raise UsageError(f"{pattern} has one sparsity only: there is nothing to sweep", _HINT)
+    if not 0 <= sparsity < 1:
+        raise UsageError(f"--sweep {sparsity:g}: the sparsity must lie in [0, 1)", _HINT)
+    return replace(pattern, sparsity=sparsity)
 
 
 def check_fits(pattern: Pattern, name: str, n_inputs: int) -> None:
@@ -72,13 +91,30 @@ def keep_mask(scores: Tensor, pattern: Pattern) -> Tensor:
     out, n_in = scores.shape
     if pattern.kind == "nm":
         grouped = scores.reshape(out, n_in // pattern.m, pattern.m)
-        return _without_lowest(grouped, pattern.m - pattern.n).reshape(out, n_in)
+        return _ranks(grouped).ge(pattern.m - pattern.n).reshape(out, n_in)
     if pattern.kind == "layer":
         return _without_lowest(scores.reshape(1, -1), int(scores.numel() * pattern.sparsity)).reshape(out, n_in)
     return _without_lowest(scores, int(n_in * pattern.sparsity))
 
 
+def _ranks(scores: Tensor) -> Tensor:
+    """The place of every score among the few of its last dimension, from 0; equal ones in order of position."""
+    places = torch.zeros(scores.shape, dtype=torch.uint8)
+    for one in range(scores.shape[-1]):
+        for other in range(one):
+            later = scores[..., one] >= scores[..., other]
+            places[..., one] += later
+            places[..., other] += ~later
+    return places
+
+
 def _without_lowest(scores: Tensor, count: int) -> Tensor:
-    order = scores.argsort(dim=-1, stable=True)
-    keep = torch.ones_like(scores, dtype=torch.bool)
-    return keep.scatter_(-1, order[..., :count], False)
+    """All but the `count` lowest of every row; a row whose limit several scores share is sorted."""
+    if count == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    keep = scores > scores.kthvalue(count, dim=-1, keepdim=True).values
+    tied = (keep.count_nonzero(-1) != scores.shape[-1] - count).nonzero().flatten()
+    if len(tied):
+        order = scores[tied].argsort(dim=-1, stable=True)
+        keep[tied] = torch.ones_like(order, dtype=torch.bool).scatter_(-1, order[:, :count], False)
+    return keep

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cohomcli.models.pairs import PairReport
+
 
 @dataclass(frozen=True)
 class PrunedMap:
@@ -28,8 +30,21 @@ class Perplexity:
 
 
 @dataclass(frozen=True)
+class SweepPoint:
+    """One sparsity of a sweep: drift behind the last block, and perplexity on every evaluation set, in order."""
+
+    pattern: str
+    sparsity: float
+    drift: float
+    perplexity: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class PruningResult:
-    """`drift` c_n = E|h - h'|^2 / E|h|^2 after every block, h dense and h' pruned, on the calibration texts."""
+    """`drift` c_n = E|h - h'|^2 / E|h|^2 after every block that is left, on the calibration texts; h dense, h' pruned.
+
+    `blocks_gone` are the numbers of whole blocks that went, `exactness` the pairs of maps before and after.
+    """
 
     method: str
     pattern: str
@@ -41,3 +56,6 @@ class PruningResult:
     n_nonzero: tuple[int, int]
     seconds: float = field(default=0.0, compare=False)
     perplexity: tuple[Perplexity, ...] = ()
+    blocks_gone: tuple[int, ...] = ()
+    sweep: tuple[SweepPoint, ...] = ()
+    exactness: tuple[tuple[PairReport, ...], tuple[PairReport, ...]] = ((), ())

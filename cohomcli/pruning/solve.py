@@ -2,18 +2,20 @@
 
 W is (out, in), H = E[x x^T] (in, in) the Gram of its inputs on the pruned path, T (out, in) = E[target x^T] the
 correlation of what the map should put out with those inputs: T = W H when it should repeat itself. All methods
-minimise, or approximate, tr(V H V^T) - 2 tr(T V^T), which is E|target - V x|^2 up to a constant.
+minimise, or approximate, tr(V H V^T) - 2 tr(T V^T), which is E|target - V x|^2 up to a constant. H and T may be sums
+instead of means: no solution depends on their common scale.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from cohomcli.pruning.pattern import Pattern, keep_mask
+from cohomcli.pruning.spd import invert, upper_factor
 from cohomcli.registry import Registry
 
 METHODS = Registry("pruning method")
@@ -21,9 +23,27 @@ Solver = Callable[["Problem"], Tensor]
 
 DAMP = 0.01  # share of the mean diagonal that is added to a Gram before it is inverted (SparseGPT's default)
 BLOCK = 128  # columns that SparseGPT chooses among at a time
+CHUNK = 256  # rows that ADMM works on at a time
 GRADUAL, FIXED = 10, 5  # ADMM steps while the mask grows, and with the final mask
-LAMBDAS = (0.1, 0.3, 0.6)  # shrinkages that `--lambda auto` chooses from
-PROBE = (4, 2)  # ADMM steps of a choice of lambda
+
+
+class Factor:
+    """The last inverse of one Gram's normalised and shrunk form: maps that read the same inputs share it."""
+
+    def __init__(self) -> None:
+        self.shrink = -1.0
+        self.norms = torch.zeros(0)
+        self.inverse = torch.zeros(0)
+
+    def of(self, gram: Tensor, shrink: float) -> tuple[Tensor, Tensor]:
+        """Norms n of the inputs, (in,), and (H_lambda / (n n^T) + I)^-1, (in, in), of the damped Gram."""
+        if shrink != self.shrink:
+            self.inverse = torch.zeros(0)  # an old one would only take room
+            matrix = damped(shrunk(gram, shrink))
+            self.norms, self.shrink = matrix.diagonal().sqrt(), shrink
+            matrix.div_(self.norms).div_(self.norms[:, None]).diagonal().add_(1)
+            self.inverse = invert(matrix)
+        return self.norms, self.inverse
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,7 @@ class Problem:
     shrink: float = 0.0
     seed: int = 0
     steps: tuple[int, int] = (GRADUAL, FIXED)
+    factor: Factor = field(default_factory=Factor, compare=False)
 
     def loss(self, solution: Tensor) -> float:
         """tr(V H V^T) - 2 tr(T V^T) of a `solution` V."""
@@ -85,7 +106,7 @@ def sparsegpt(problem: Problem) -> Tensor:
     and each column's loss is made good by those to its right.
     """
     weight = problem.weight.clone()
-    upper = torch.linalg.cholesky(torch.linalg.inv(damped(shrunk(problem.gram, problem.shrink))), upper=True)
+    upper = upper_factor(invert(damped(shrunk(problem.gram, problem.shrink))))
     n_in = weight.shape[1]
     for start in range(0, n_in, BLOCK):
         end = min(start + BLOCK, n_in)
@@ -116,22 +137,28 @@ def admm(problem: Problem) -> Tensor:
     """Alternating directions on E|target - V x|^2 under the pattern (Boza 2024, arXiv:2401.02938).
 
     In coordinates where every input has norm 1, so that a weight's size there is Wanda's score. The mask grows by the
-    cubic schedule of Zhu, Gupta 2018 for `steps[0]` steps, then stays.
+    cubic schedule of Zhu, Gupta 2018 for `steps[0]` steps, then stays. Rows that share no mask are done some at a time.
     """
-    gram = damped(shrunk(problem.gram, problem.shrink))
-    norms = gram.diagonal().sqrt()
-    goal = shrunk_target(problem, problem.shrink) / norms
-    inverse = torch.linalg.inv(gram / norms / norms[:, None] + torch.eye(len(norms), dtype=gram.dtype))
+    if problem.pattern.kind == "layer":
+        return _alternate(problem)
+    parts = zip(torch.split(problem.weight, CHUNK), torch.split(problem.target, CHUNK), strict=True)
+    return torch.cat([_alternate(replace(problem, weight=weight, target=target)) for weight, target in parts])
+
+
+def _alternate(problem: Problem) -> Tensor:
+    norms, inverse = problem.factor.of(problem.gram, problem.shrink)
+    goal = shrunk_target(problem, problem.shrink).div_(norms)
     x = problem.weight * norms
     u = torch.zeros_like(x)
     keep = torch.ones_like(x, dtype=torch.bool)
     gradual, fixed = problem.steps
     for step in range(1, gradual + fixed + 1):
+        moved = x + u
         if step <= gradual:
-            keep = keep_mask((x + u).abs(), _growing(problem.pattern, step / gradual))
-        z = (x + u) * keep
-        u = u + x - z
-        x = (goal + z - u) @ inverse
+            keep = keep_mask(moved.abs(), _growing(problem.pattern, step / gradual))
+        z = moved * keep
+        u = moved.sub_(z)
+        x = z.sub_(u).add_(goal) @ inverse
     return (x + u) * keep / norms
 
 
@@ -148,15 +175,16 @@ def chain(problem: Problem) -> Tensor:
 
     With lambda = 1 the Gram is diagonal: the saliency is Wanda's, and no kept weight changes.
     """
-    own = problem.target is problem.weight or torch.equal(problem.target, problem.weight @ problem.gram)
-    if problem.shrink == 1 and own:
+    if problem.shrink == 1 and torch.equal(problem.target, problem.weight @ problem.gram):
         return wanda(problem)
     return admm(problem)
 
 
 def shrunk(gram: Tensor, shrink: float) -> Tensor:
-    """(1 - lambda) H + lambda diag H: how much of the measured correlations is trusted (after Ledoit, Wolf 2004)."""
-    return (1 - shrink) * gram + shrink * torch.diag(gram.diagonal())
+    """(1 - lambda) H + lambda diag H, a new tensor: how much the correlations are trusted (after Ledoit, Wolf 2004)."""
+    result = (1 - shrink) * gram
+    result.diagonal().copy_(gram.diagonal())
+    return result
 
 
 def shrunk_target(problem: Problem, shrink: float) -> Tensor:
@@ -165,16 +193,8 @@ def shrunk_target(problem: Problem, shrink: float) -> Tensor:
 
 
 def damped(gram: Tensor) -> Tensor:
-    """The Gram with a hundredth of its mean diagonal added, and inputs that are always zero made harmless."""
+    """`gram`, changed, with a hundredth of its mean diagonal added, and inputs that are always zero made harmless."""
     diagonal = gram.diagonal()
     mean = diagonal.mean().clamp_min(torch.finfo(gram.dtype).tiny)
-    dead = torch.where(diagonal == 0, mean, torch.zeros_like(diagonal))
-    return gram + torch.diag(dead + DAMP * mean)
-
-
-def choose_shrink(fit: Problem, held: Problem, solver: Solver) -> float:
-    """The lambda of `LAMBDAS` whose solution on `fit` has the least loss on `held`, another half of the calibration."""
-    from dataclasses import replace
-
-    losses = [(held.loss(solver(replace(fit, shrink=shrink, steps=PROBE))), shrink) for shrink in LAMBDAS]
-    return min(losses)[1]
+    diagonal.add_(torch.where(diagonal == 0, mean, torch.zeros_like(diagonal)) + DAMP * mean)
+    return gram

@@ -1,10 +1,15 @@
-"""Calibration data flowing through a model block by block, twice: as it was, and as pruned so far."""
+"""Calibration data flowing through a model block by block, twice: as it was, and as pruned so far.
+
+A block runs once on the dense stream, before anything of it is pruned. On the pruned stream it runs up to each group of
+maps in turn; what the attention gave is put in its place again, so that the pruned pass costs little more than one run.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +17,11 @@ from torch import Tensor, nn
 
 from cohomcli.errors import AnalysisIncomplete
 from cohomcli.models.layout import Stack, block_input, first_tensor
+from cohomcli.models.memory import give_back
 from cohomcli.pruning.parts import Anatomy, Group, at
+from cohomcli.pruning.shelf import Shelf
+
+DENSE, PRUNED = "dense", "pruned"
 
 
 class _Enough(Exception):
@@ -21,100 +30,252 @@ class _Enough(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """One batch at the door of the first block: hidden states (B, T, d) and the other arguments of the call."""
+    """What one block is called with besides the hidden states; the same for all batches, which have one shape."""
 
-    hidden: Tensor
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
 
+class Flow:
+    """Both streams at the door of one block after another; tensors on the shelf are (tokens, width)."""
+
+    def __init__(self, model: nn.Module, stack: Stack, batches: Sequence[dict[str, Tensor]], shelf: Shelf) -> None:
+        self.shelf = shelf
+        self.keeps_goals = True
+        self.n_batches = len(batches)
+        self.shape, self.calls = _first_calls(model, stack, batches, shelf)
+        self.block: nn.Module
+        self.call: Call
+        self.anatomy: Anatomy
+        self.adds = True  # the block's output is what its attention and its MLP add to its input
+        self.gathered: set[str] = set()
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all batches."""
+        return self.n_batches * self.shape[0] * self.shape[1]
+
+    @torch.inference_mode()
+    def enter(self, index: int, block: nn.Module, anatomy: Anatomy) -> None:
+        """Run the still dense `block` on the dense stream and keep what its maps read and write."""
+        self.block, self.anatomy, self.call = block, anatomy, self.calls[index]
+        self.gathered.clear()
+        for batch in range(self.n_batches):
+            self.shelf.drop(f"{self._attention.key}.x", batch)  # the block's before
+            hidden = self.hidden(DENSE, batch)
+            seen: dict[str, Tensor] = {}
+            with _hooks() as handles:
+                for group in anatomy.groups:
+                    handles += _listen(at(block, group.paths[0]), group, seen)
+                output = run_block(block, hidden, self.call).flatten(0, -2)
+            _refuse_non_finite(output)
+            self._keep_dense(batch, hidden.flatten(0, -2), seen, output)
+        give_back()
+
+    def _keep_dense(self, batch: int, hidden: Tensor, seen: dict[str, Tensor], output: Tensor) -> None:
+        middle = hidden + seen[f"{self._attention.key}.out"]
+        base = seen[f"{self._channel_reader.key}.in"] if self.anatomy.post_norm else middle
+        last = base + seen[f"{self._mlp.key}.out"]
+        if batch == 0 and not self.anatomy.post_norm:
+            self.adds = bool(torch.allclose(last, output, rtol=1e-3, atol=1e-3 * float(output.abs().mean())))
+        for group in self.anatomy.groups if self.keeps_goals else ():
+            if group.role == "reader":
+                goal = seen[f"{group.key}.in"]
+            elif self.restores:
+                goal = middle if group.role == "attention" else last
+            else:
+                goal = seen[f"{group.key}.out"]
+            self.shelf.put(f"{group.key}.dense", batch, goal)
+        self.shelf.put(f"{DENSE}.next", batch, output)
+
+    @property
+    def restores(self) -> bool:
+        """Whether a writer can aim at the dense residual state: what it writes is added to the stream as it is."""
+        return self.adds or self.anatomy.post_norm
+
+    @property
+    def _channel_reader(self) -> Group:
+        return next(group for group in self.anatomy.groups if self.anatomy.channels[0] in group.paths)
+
+    @property
+    def _attention(self) -> Group:
+        return next(group for group in self.anatomy.groups if group.role == "attention")
+
+    @property
+    def _mlp(self) -> Group:
+        return next(group for group in self.anatomy.groups if group.role == "mlp")
+
+    @torch.inference_mode()
+    def gather(self, group: Group) -> None:
+        """Run the block, pruned as far as it is, on the pruned stream up to `group`; its inputs go onto the shelf."""
+        self.gathered.add(group.key)
+        for batch in range(self.n_batches):
+            hidden = self.hidden(PRUNED, batch)
+            seen: dict[str, Tensor] = {}
+
+            def catch(module: nn.Module, args: tuple[Any, ...], seen: dict[str, Tensor] = seen) -> None:
+                seen["x"] = args[0].flatten(0, -2)
+                raise _Enough
+
+            def reads(module: nn.Module, args: tuple[Any, ...], seen: dict[str, Tensor] = seen) -> None:
+                seen["mlp"] = args[0].flatten(0, -2)
+
+            def attends(module: nn.Module, args: tuple[Any, ...], batch: int = batch) -> None:
+                self.shelf.put(f"{self._attention.key}.x", batch, args[0].flatten(0, -2))
+
+            with _hooks() as handles, suppress(_Enough), self._attention_again(group, batch):
+                handles.append(at(self.block, self.anatomy.channels[0]).register_forward_pre_hook(reads))
+                if not self._attention_seen(batch):
+                    handles.append(at(self.block, self._attention.paths[0]).register_forward_pre_hook(attends))
+                handles.append(at(self.block, group.paths[0]).register_forward_pre_hook(catch))
+                run_block(self.block, hidden, self.call)
+            _refuse_non_finite(seen["x"])
+            if group.role != "attention":
+                self.shelf.put(f"{group.key}.x", batch, seen["x"])
+            if group.role == "mlp" and self.anatomy.post_norm:
+                self.shelf.put("middle", batch, seen["mlp"])
+
+    @torch.inference_mode()
+    def cross(self, index: int, block: nn.Module) -> None:
+        """Let the dense stream pass a further block, one that is not there on the pruned side; the MLP's last map of
+        the block that was entered now aims at the state behind it.
+        """
+        for batch in range(self.n_batches):
+            output = run_block(block, self.hidden(f"{DENSE}.next", batch), self.calls[index]).flatten(0, -2)
+            self.shelf.put(f"{DENSE}.next", batch, output)
+            if self.keeps_goals and self.adds:
+                self.shelf.put(f"{self._mlp.key}.dense", batch, output)
+
+    def goal(self, group: Group, batch: int) -> Tensor:
+        """What `group` is to put out (tokens, out) so that the square with the dense model commutes; of a reader what
+        it is to read (tokens, in).
+        """
+        goal = self.shelf.get(f"{group.key}.dense", batch)
+        if group.role == "reader":
+            return goal
+        if self.restores:
+            goal = goal - self._residual(group, batch)
+        bias = getattr(at(self.block, group.paths[0]), "bias", None)
+        return goal if bias is None else goal - bias.detach()
+
+    def inputs(self, group: Group, batch: int) -> Tensor:
+        """What `group` reads on the pruned stream, (tokens, in)."""
+        return self.shelf.get(f"{group.key}.x", batch)
+
+    @torch.inference_mode()
+    def leave(self, kept: Tensor | None = None) -> float:
+        """Let both streams pass the pruned block; returns E|h - h'|^2 / E|h|^2 behind it. `kept` are the inputs of the
+        MLP's last map that are left of those that were gathered.
+        """
+        moved = total = 0.0
+        last = self._mlp
+        known = self.adds and not self.anatomy.post_norm and last.key in self.gathered
+        for batch in range(self.n_batches):
+            if known:
+                x = self.inputs(last, batch)
+                output = self._residual(last, batch) + at(self.block, last.paths[0])(x if kept is None else x[:, kept])
+            else:
+                output = run_block(self.block, self.hidden(PRUNED, batch), self.call).flatten(0, -2)
+            _refuse_non_finite(output)
+            self.shelf.put(PRUNED, batch, output)
+            self.shelf.move(f"{DENSE}.next", DENSE, batch)
+            dense = self.shelf.get(DENSE, batch)
+            moved += float((dense - output).double().pow(2).sum())
+            total += float(dense.double().pow(2).sum())
+        return moved / max(total, 1e-300)
+
+    def _residual(self, group: Group, batch: int) -> Tensor:
+        """The stream that a writer adds to, (tokens, d)."""
+        if group.role == "attention":
+            return self.shelf.get(PRUNED, batch)
+        if self.anatomy.post_norm:
+            return self.shelf.get("middle", batch)
+        return self.shelf.get(PRUNED, batch) + self._attended(batch)
+
+    def _attended(self, batch: int) -> Tensor:
+        """What the attention of the pruned block adds, from the inputs of its last map."""
+        output: Tensor = at(self.block, self._attention.paths[0])(self.inputs(self._attention, batch))
+        return output
+
+    @contextmanager
+    def _attention_again(self, group: Group, batch: int) -> Iterator[None]:
+        """Behind the attention: inside, its module gives what is known already and computes nothing."""
+        path = self.anatomy.attention
+        behind = self.anatomy.groups.index(group) > self.anatomy.groups.index(self._attention)
+        if path is None or not self.adds or not behind or not self._attention_seen(batch):
+            yield
+            return
+        module = at(self.block, path)
+        known = self._attended(batch).reshape(self.shape)
+        module.forward = lambda *args, **kwargs: (known, None)
+        try:
+            yield
+        finally:
+            del module.forward
+
+    def _attention_seen(self, batch: int) -> bool:
+        return self.shelf.has(f"{self._attention.key}.x", batch)
+
+    def hidden(self, name: str, batch: int) -> Tensor:
+        """A stream at the door of the block, (B, T, d)."""
+        return self.shelf.get(name, batch).reshape(self.shape)
+
+
 @torch.inference_mode()
-def first_calls(model: nn.Module, stack: Stack, batches: Sequence[dict[str, Tensor]]) -> list[Call]:
-    """What the first block is called with for every batch; nothing behind it is computed."""
+def _first_calls(
+    model: nn.Module, stack: Stack, batches: Sequence[dict[str, Tensor]], shelf: Shelf
+) -> tuple[tuple[int, ...], list[Call]]:
+    """Shape (B, T, d) of the hidden states and what every block is called with; the first batch runs through, of the
+    others only what comes before the blocks is computed.
+    """
+    shapes: list[tuple[int, ...]] = []
     calls: list[Call] = []
+    options = {"use_cache": False} if getattr(model.config, "is_decoder", True) else {}
 
-    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append(Call(block_input(args, kwargs).clone(), args[1:], _without_hidden(kwargs)))
-        raise _Enough
+    def enters(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = block_input(args, kwargs)
+        for stream in (DENSE, PRUNED):
+            shelf.put(stream, len(shapes), hidden.flatten(0, -2))
+        shapes.append(tuple(hidden.shape))
+        if len(shapes) > 1:
+            raise _Enough
 
-    handle = stack.blocks[0].register_forward_pre_hook(catch, with_kwargs=True)
-    try:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if len(shapes) == 1:
+            rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            calls.append(Call(args[1:], rest))
+
+    with _hooks() as handles:
+        handles.append(stack.blocks[0].register_forward_pre_hook(enters, with_kwargs=True))
+        handles += [block.register_forward_pre_hook(note, with_kwargs=True) for block in stack.blocks]
         for batch in batches:
-            try:
-                stack.module(**batch, **({"use_cache": False} if getattr(model.config, "is_decoder", True) else {}))
-            except _Enough:
-                continue
-    finally:
-        handle.remove()
-    return calls
-
-
-def _without_hidden(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in kwargs.items() if name != "hidden_states"}
-
-
-@torch.inference_mode()
-def advance(block: nn.Module, calls: Sequence[Call], hidden: list[Tensor]) -> None:
-    """Replace every batch's hidden states by what `block` makes of them."""
-    for index, call in enumerate(calls):
-        hidden[index] = run_block(block, hidden[index], call)
-        if not bool(torch.isfinite(hidden[index]).all()):
-            raise AnalysisIncomplete("a block's output on the calibration texts is not finite", "check the model")
+            with suppress(_Enough):
+                stack.module(**batch, **options)
+    return shapes[0], calls
 
 
 def run_block(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
-    """One call of `block`."""
+    """One call of `block` on `hidden` (B, T, d)."""
     return first_tensor(block(hidden, *call.args, **call.kwargs))
 
 
-@dataclass
-class Seen:
-    """What flowed past one group of one block in one batch, rows being tokens: `inputs` (rows, in) of the group and
-    `residual` (rows, d), the stream a writer adds to; `outputs` (rows, d) of a writer, its bias included.
-    """
-
-    inputs: Tensor = field(default_factory=lambda: torch.empty(0))
-    residual: Tensor = field(default_factory=lambda: torch.empty(0))
-    outputs: Tensor = field(default_factory=lambda: torch.empty(0))
-
-
-@torch.inference_mode()
-def look(block: nn.Module, anatomy: Anatomy, group: Group, hidden: Tensor, call: Call, outputs: bool) -> Seen:
-    """Run `block` on one batch up to `group` and say what flowed past it; with `outputs` also out of it."""
-    seen = Seen()
-    attention, mlp_in = (next(g for g in anatomy.groups if g.role == "attention"), anatomy.channels[0])
-    stream = hidden.flatten(0, -2)
-    added: list[Tensor] = []
+def _listen(module: nn.Module, group: Group, seen: dict[str, Tensor]) -> list[Any]:
+    """Hooks that note what goes into the group (of readers) or comes out of it (of writers)."""
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen.inputs = args[0].flatten(0, -2)
-        if not outputs:
-            raise _Enough
+        seen[f"{group.key}.in"] = args[0].flatten(0, -2)
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        seen.outputs = output.flatten(0, -2)
-        raise _Enough
+        seen[f"{group.key}.out"] = output.flatten(0, -2)
 
-    def attended(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        added.append(output.flatten(0, -2))
+    if group.role == "reader":
+        return [module.register_forward_pre_hook(before)]
+    return [module.register_forward_hook(after)]
 
-    def mlp_reads(module: nn.Module, args: tuple[Any, ...]) -> None:
-        added.append(args[0].flatten(0, -2))
 
-    target = at(block, group.paths[0])
-    with _hooks() as handles:
-        if group.role == "mlp" and not anatomy.post_norm:
-            handles.append(at(block, attention.paths[0]).register_forward_hook(attended))
-        elif group.role == "mlp":
-            handles.append(at(block, mlp_in).register_forward_pre_hook(mlp_reads))
-        handles.append(target.register_forward_pre_hook(before))
-        handles.append(target.register_forward_hook(after))
-        with suppress(_Enough):
-            run_block(block, hidden, call)
-    if group.role == "mlp":
-        stream = added[0] if anatomy.post_norm else stream + added[0]
-    seen.residual = stream
-    return seen
+def _refuse_non_finite(tensor: Tensor) -> None:
+    if not math.isfinite(float(tensor.sum())):  # one NaN or infinity makes the sum one, far cheaper than a mask
+        raise AnalysisIncomplete("activations on the calibration texts are not finite", "check the model and its texts")
 
 
 @contextmanager

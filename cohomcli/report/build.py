@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 from cohomcli.progress import Progress, silent
 from cohomcli.report import html, markdown
+from cohomcli.report.circuits.pictures import circuit_pictures
 from cohomcli.report.comparing import comparison_section
 from cohomcli.report.document import Fact, ReportContext
+from cohomcli.report.generation.pictures import generation_pictures
 from cohomcli.report.names import clean, unique_slugs
 from cohomcli.report.picture import Picture
 from cohomcli.report.plots import pictures_of
 from cohomcli.report.plots_compare import compare_picture
+from cohomcli.report.plots_cross import cross_pictures
 from cohomcli.report.plots_drift import drift_pictures
 from cohomcli.report.precision.csvfiles import PRECISION_FILES, write_precision_tables
 from cohomcli.report.precision.pictures import precision_pictures
@@ -22,6 +25,7 @@ from cohomcli.report.representation.csvfiles import REPRESENTATION_FILES, write_
 from cohomcli.report.sections import assemble
 from cohomcli.report.style import identity, save_png
 from cohomcli.report.tables import BETTI, DIAGRAMS, LAYERS, LIMITS, LOOPS, write_tables
+from cohomcli.report.training.ablation_pictures import ablation_pictures
 from cohomcli.report.training.pictures import training_pictures
 from cohomcli.results import Entry
 
@@ -51,7 +55,9 @@ def build(
     """
     out.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(entries)
-    compared = [compare_picture(comparison), *drift_pictures(comparison)] if comparison and comparison.rows else []
+    compared: list[Picture] = []
+    if comparison and comparison.rows:
+        compared = [compare_picture(comparison), *drift_pictures(comparison), *cross_pictures(comparison)]
     everything = [*compared, *(picture for group in pictures for picture in group)]
     steps = len(everything) if context.plots else 0
     written = _draw(everything, out, progress, steps + 2) if steps else []
@@ -80,8 +86,11 @@ def _pictures_of(entry: Entry, prefix: str) -> list[Picture]:
     subject = f"{model} on {dataset}" if dataset else model
     planned = precision_pictures(entry.precision, subject, prefix) if entry.precision else []
     trained = training_pictures(entry.training, subject, prefix) if entry.training else []
+    trained += ablation_pictures(entry.ablation, subject, prefix) if entry.ablation else []
     pruned = pruning_pictures(entry.pruning, subject, prefix) if entry.pruning else []
-    return [*planned, *trained, *pruned, *pictures_of(entry, prefix)]
+    made = generation_pictures(entry.generation, subject, prefix) if entry.generation else []
+    traced = circuit_pictures(entry.circuits, subject, prefix) if entry.circuits else []
+    return [*planned, *trained, *pruned, *traced, *made, *pictures_of(entry, prefix)]
 
 
 def _draw(pictures: Sequence[Picture], out: Path, progress: Progress, steps: int) -> list[Path]:

@@ -6,6 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from cohomcli.report.comparing_permutations import (
+    cross_sentences,
+    permutation_limits,
+    permutation_sentences,
+    permutation_tables,
+)
 from cohomcli.report.document import Column, ComparisonSection, Table
 from cohomcli.report.drifting import drift_limits, drift_sentences, drift_tables
 from cohomcli.report.names import DASH, clean, count, listing, number, ratio
@@ -60,7 +66,9 @@ def _seen(comparison: Comparison, labels: Sequence[str]) -> list[str]:
     if not rows:
         return ["Nothing to compare: no analysis has a topology."]
     if len(rows) == 1:
-        return [f"Only one analysis has a topology: {labels[0]}. There is nothing to compare it with."]
+        beside = permutation_sentences(comparison, labels)
+        none = f"Only one analysis has a topology: {labels[0]}. There is nothing to compare it with."
+        return [f"{labels[0]} beside a population of models.", *beside] if beside else [none]
     sentences = [f"{count(len(rows), 'analysis', 'analyses')} side by side: {listing(labels)}."]
     raw = _span(rows, labels, lambda row: row.expansion_raw, ratio)
     free = _span(rows, labels, lambda row: row.expansion_scale_free, ratio)
@@ -72,6 +80,7 @@ def _seen(comparison: Comparison, labels: Sequence[str]) -> list[str]:
     if loops:
         sentences.append(f"H1 total persistence over scale, mean of the blocks: {loops}.")
     sentences += drift_sentences(comparison, labels)
+    sentences += [*permutation_sentences(comparison, labels), *cross_sentences(comparison, labels)]
     return [*sentences, *(_contrast(item, labels) for item in comparison.contrasts), *_correlations(comparison)]
 
 
@@ -131,11 +140,13 @@ def _limits(comparison: Comparison) -> list[str]:
             "Each model counts once in a correlation, however many layers it has. With few models even a perfect "
             "correlation is weak evidence; the p-values are corrected for all of them together (Holm 1979)."
         )
-    return [*sentences, *drift_limits(comparison), *(clean(note, 400) for note in comparison.notes)]
+    sentences += [*drift_limits(comparison), *permutation_limits(comparison)]
+    return [*sentences, *(clean(note, 400) for note in comparison.notes)]
 
 
 def _tables(comparison: Comparison, labels: Sequence[str]) -> list[Table]:
     tables = [_figures_table(comparison.rows, labels), *drift_tables(comparison, labels)]
+    tables += permutation_tables(comparison, labels)
     tables += [_ranking_table(comparison, labels)]
     tables += [_contrast_table(contrast, labels) for contrast in comparison.contrasts]
     tables += [

@@ -124,10 +124,10 @@ def _p_cells(summary: DimensionSummary | None) -> tuple[str, str]:
 
 
 def limits_tables(layers: Sequence[LayerTopology]) -> list[Table]:
-    """The 95% limits of every layer's scale-free totals, counts and longest bars; no table without limits."""
+    """The 95% limits of every layer's scale-free totals, counts and entropies; no table without limits."""
     if not has_limits(layers):
         return []
-    shown = (("count", "bars"), ("total_over_scale", "/ scale"), ("max_over_scale", "longest"), ("entropy", "entropy"))
+    shown = (("count", "bars"), ("total_over_scale", "/ scale"), ("entropy", "entropy"))
     present = [
         (k, name, label)
         for k in dimensions_of(layers)
@@ -140,7 +140,9 @@ def limits_tables(layers: Sequence[LayerTopology]) -> list[Table]:
     )
     note = (
         "95% confidence limits of the expected figure over samples of as many texts, from subsamples without "
-        "replacement; the principal axes are held fixed. The widest gap of H0 has none: it hangs on one or two texts."
+        "replacement; the principal axes are held fixed. Longest bars and the entropy of H1 have none: no limits for "
+        "them kept their level in simulations. Those shown held the truth in 93 to 97% of simulations of 100 points "
+        "(circle, clusters, Gaussian, layer of a small language model)."
     )
     return [Table("Confidence limits", columns, rows, note)]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cohomcli.gates import GateOutcome
 from cohomcli.report.comparing import labels_of
+from cohomcli.report.comparing_permutations import p_summary
 from cohomcli.report.markdown import escape
 from cohomcli.report.names import DASH, clean, count, listing, number, ratio
 from cohomcli.report.verdict import Verdict, subject
@@ -32,6 +33,9 @@ def render(verdict: Verdict) -> str:
     parts.append(_figures(verdict.entries))
     if verdict.comparison is not None and verdict.comparison.drift is not None:
         parts += _drift(verdict.comparison, verdict.comparison.drift)
+    if verdict.comparison is not None and verdict.comparison.permutations is not None:
+        tested = p_summary(verdict.comparison.permutations)
+        parts += ["### Permutation tests", _table(("test", "smallest corrected p-value"), tested)] if tested else []
     return "\n\n".join(parts) + "\n"
 
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 TopologyGroup = Literal["overview", "profile", "diagrams", "barcodes", "betti"]
 PrecisionGroup = Literal["precision", "formats", "contributors", "bytes", "pareto"]
 RepresentationGroup = Literal["geometry", "similarity", "tracking", "attention"]
-Group = TopologyGroup | PrecisionGroup | RepresentationGroup | Literal["compare", "training", "pruning"]
+OtherGroup = Literal["compare", "training", "pruning", "generation", "circuits"]
+Group = TopologyGroup | PrecisionGroup | RepresentationGroup | OtherGroup
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,9 @@ def _betti(subject: str, topology: TopologyResult, prefix: str) -> Picture:
     dashed = " The embedding is dashed." if embedding_of(topology.layers) else ""
     higher = max(dimensions_of(topology.layers), default=0) > 0
     ridges = " Higher Betti numbers are ridges, one per layer on a common vertical scale." if higher else ""
+    limited = any(layer.betti.low is not None for layer in topology.layers)
+    of = "; in H0 of the first and the last layer only" if len(topology.layers) > 2 else ""
+    pale = f" Pale bands: 95% confidence limits of the expected curve, place by place{of}." if limited else ""
     return Picture(
         file=f"{prefix}betti.png",
         group="betti",
@@ -168,7 +171,7 @@ def _betti(subject: str, topology: TopologyResult, prefix: str) -> Picture:
         alt=f"Betti curves of {subject}: the number of classes alive at each distance, one step function per layer.",
         caption=(
             "How many classes are alive at each distance, in units of each layer's scale; colour is depth."
-            f"{dashed}{ridges}"
+            f"{dashed}{ridges}{pale}"
         ),
         draw=partial(draw_betti, subject, topology),
     )

@@ -1,4 +1,4 @@
-"""True Betti curves: how many classes are alive at each filtration value, every layer as one step function."""
+"""True Betti curves: the classes alive at each filtration value, with their confidence limits as pale bands."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from cohomcli.topology.results import LayerTopology, TopologyResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_PALE = 0.28
+"""Opacity of confidence limits."""
 
 _SITE = {"block": "", "attention": ", attention", "mlp": ", MLP"}
 
@@ -78,15 +81,20 @@ def _panel(axes: Axes, placed: Placed, dimension: int, stops: Sequence[Stop]) ->
     if dimension == 0:
         _overlay(axes, drawn, tallest, len(stops))
     else:
-        _ridges(axes, drawn, tallest, stops)
+        _ridges(axes, drawn, dimension, tallest, stops)
 
 
 def _overlay(axes: Axes, drawn: Drawn, tallest: int, n: int) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     colours = depth_colours()
+    ends = (drawn[0][0], drawn[-1][0])  # the bands of all layers on top of each other would show nothing
     for at, layer, curve in drawn:
         start = layer.name.endswith("embedding")
+        if (band := limits_of(layer, 0)) is not None and at in ends:
+            colour = INK if start else colours(_share(at, n))
+            x = layer.betti.grid / layer.scale
+            axes.fill_between(x, *band, step="post", color=colour, alpha=_PALE, linewidth=0, zorder=1)
         style = {"linestyle": (0, (3, 1.5)), "color": INK, "zorder": 3} if start else {"color": colours(_share(at, n))}
         axes.step(layer.betti.grid / layer.scale, curve, where="post", linewidth=1.1, **style)
     axes.set_ylim(0, 1.06 * tallest)
@@ -94,7 +102,7 @@ def _overlay(axes: Axes, drawn: Drawn, tallest: int, n: int) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
 
 
-def _ridges(axes: Axes, drawn: Drawn, tallest: int, stops: Sequence[Stop]) -> None:
+def _ridges(axes: Axes, drawn: Drawn, dimension: int, tallest: int, stops: Sequence[Stop]) -> None:
     """One filled step function per layer on its own baseline, the embedding at the bottom, all to one scale."""
     colours = depth_colours()
     # The tallest ridge in rows: with many layers ridges must reach into the rows above to be seen at all.
@@ -105,6 +113,10 @@ def _ridges(axes: Axes, drawn: Drawn, tallest: int, stops: Sequence[Stop]) -> No
         order = 2 + 2 * (len(stops) - at)
         x = layer.betti.grid / layer.scale
         axes.fill_between(x, at, heights, step="post", color=colour, alpha=0.75, linewidth=0, zorder=order)
+        if (band := limits_of(layer, dimension)) is not None:
+            low, high = (at + overlap * edge / tallest for edge in band)
+            axes.fill_between(x, low, high, step="post", color=colour, alpha=_PALE, linewidth=0, zorder=order)
+            axes.step(x, high, where="post", color=colour, linewidth=0.4, zorder=order)
         above = np.where(curve > 0, heights, np.nan)
         axes.step(x, above, where="post", color="white", linewidth=0.5, zorder=order + 1)
         axes.hlines(at, *axes.get_xlim(), color=colour, linewidth=0.5, zorder=order + 1)
@@ -113,10 +125,19 @@ def _ridges(axes: Axes, drawn: Drawn, tallest: int, stops: Sequence[Stop]) -> No
     axes.set_yticks(shown, [glyphs(stops[i].label) for i in shown])
     if any(stop.role == "block" for stop in stops):
         axes.set_ylabel("block", labelpad=2)
-    top = max(at + overlap * int(curve.max()) / tallest for at, _, curve in drawn)
+    tops = [(at, curve, limits_of(layer, dimension)) for at, layer, curve in drawn]
+    top = max(at + overlap * max(curve.max(), band[1].max() if band else 0) / tallest for at, curve, band in tops)
     axes.set_ylim(drawn[0][0] - 0.3, max(top, drawn[-1][0]) + 0.4)
     most = f"highest value: {tallest:,}"
     axes.annotate(most, (1, 1), (0, 7), xycoords="axes fraction", textcoords="offset points", ha="right", fontsize=8)
+
+
+def limits_of(layer: LayerTopology, dimension: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """The pointwise confidence limits of a layer's Betti curve, where it has any."""
+    low, high = layer.betti.low, layer.betti.high
+    if low is None or high is None or dimension >= len(low):
+        return None
+    return low[dimension], high[dimension]
 
 
 def _share(at: int, n: int) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cohomcli.report import facts, words
+from cohomcli.report.circuits.part import circuits_part
 from cohomcli.report.document import (
     Column,
     ComparisonSection,
@@ -20,6 +21,7 @@ from cohomcli.report.document import (
 )
 from cohomcli.report.evidence import limits_tables, p_columns
 from cohomcli.report.explorer import explorer_of
+from cohomcli.report.generation.part import generation_part
 from cohomcli.report.layers import dimensions_of, summary_of
 from cohomcli.report.loops import asked_tables
 from cohomcli.report.names import DASH, UNPRINTABLE, clean, number, percent, ratio
@@ -30,6 +32,7 @@ from cohomcli.report.pruning.part import pruning_part
 from cohomcli.report.representation.pictures import representation_galleries
 from cohomcli.report.representation.tables import representation_tables
 from cohomcli.report.representation.words import representation_glossary, representation_limits, representation_seen
+from cohomcli.report.training.ablation import ablation_part
 from cohomcli.report.training.part import training_part
 from cohomcli.results import Entry
 from cohomcli.topology.results import DimensionSummary, LayerTopology, TopologyResult
@@ -66,10 +69,16 @@ def _about(entries: Sequence[Entry]) -> str:
     subjects = []
     if any(entry.precision is not None for entry in entries):
         subjects.append("Number formats of operations and weights: what can go where, and why.")
+    if any(entry.ablation is not None for entry in entries):
+        subjects.append("An ablation: whether structural losses help, against a placebo and others, over seeds.")
     if any(entry.training is not None for entry in entries):
         subjects.append("Training: losses on held-out texts, and what was measured on the way.")
     if any(entry.pruning is not None for entry in entries):
         subjects.append("Pruning: what was removed, and the perplexity before and after.")
+    if any(entry.circuits is not None for entry in entries):
+        subjects.append("A circuit: the parts of a model that carry a behaviour, and how much of it they keep.")
+    if any(entry.generation is not None for entry in entries):
+        subjects.append("Generated grids, and how they were filled.")
     if any(entry.topology is not None for entry in entries) or not subjects:
         subjects.append("Homology of layer activations; every figure was computed on the texts named below.")
     return " ".join(subjects)
@@ -99,8 +108,14 @@ def _parts(entry: Entry, pictures: Sequence[Picture]) -> list[Part]:
         parts.append(precision_part(entry.precision, entry.model, pictures))
     if entry.training is not None:
         parts.append(training_part(entry.training, pictures))
+    if entry.ablation is not None:
+        parts.append(ablation_part(entry.ablation, pictures))
     if entry.pruning is not None:
         parts.append(pruning_part(entry.pruning, pictures))
+    if entry.circuits is not None:
+        parts.append(circuits_part(entry.circuits, pictures))
+    if entry.generation is not None:
+        parts.append(generation_part(entry.generation, pictures))
     if not parts or entry.topology is not None or entry.metrics is not None:
         parts.append(_topology_part(entry, pictures))
     notes = (clean(note, 400) for note in entry.notes)

@@ -15,12 +15,14 @@ from cohomcli.names import safe_name
 from cohomcli.results import SCHEMA, Claim, Entry
 from cohomcli.runs.activations import FILE as ACTIVATIONS_FILE
 from cohomcli.runs.activations import Wish, wanted
+from cohomcli.runs.circuits import circuits_document, read_circuits
 from cohomcli.runs.files import read_json, sha256_file, to_json, write_whole
 from cohomcli.runs.folder import RunFolder
+from cohomcli.runs.generation import generation_document, read_generation
 from cohomcli.runs.precision import precision_document, read_precision
 from cohomcli.runs.pruning import pruning_document, read_pruning
 from cohomcli.runs.representation import read_representation, representation_document
-from cohomcli.runs.training import read_training, training_document
+from cohomcli.runs.training import ablation_document, read_trained, training_document
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,8 +87,14 @@ def entry_document(entry: Entry) -> dict[str, Any]:
         document["representation"] = representation_document(entry.representation)
     if entry.training:
         document["training"] = training_document(entry.training)
+    if entry.ablation:
+        document["training"] = ablation_document(entry.ablation)
     if entry.pruning:
         document["pruning"] = pruning_document(entry.pruning)
+    if entry.circuits:
+        document["circuits"] = circuits_document(entry.circuits)
+    if entry.generation:
+        document["generation"] = generation_document(entry.generation)
     if entry.precision:
         document["precision"] = precision_document(entry.precision)
     elif entry.precision_reason:
@@ -197,8 +205,10 @@ def load_entry(folder: Path) -> Entry:
             error=document.get("error", ""),
             precision=read_precision(read_json(folder / PRECISION_FILE)) if "kind" in precision else None,
             precision_reason=precision.get("absent", ""),
-            training=read_training(document["training"]) if "training" in document else None,
+            **read_trained(document.get("training")),
             pruning=read_pruning(document["pruning"]) if "pruning" in document else None,
+            circuits=read_circuits(document["circuits"]) if "circuits" in document else None,
+            generation=read_generation(document["generation"]) if "generation" in document else None,
             activations_sha256=document.get("activations", {}).get("sha256", ""),
         )
     except (KeyError, TypeError, ValueError, OSError) as error:

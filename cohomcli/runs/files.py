@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from cohomcli.errors import AnalysisIncomplete, InputRefused, UsageError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 
 
@@ -29,7 +29,7 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in DISK_FULL:
             raise AnalysisIncomplete(
                 f"no space left while writing {str(target)!r}", "free some space or choose another --output-dir"
             ) from error

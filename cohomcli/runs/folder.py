@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -37,10 +38,16 @@ class RunFolder:
         self.name = name
         self.manifest = manifest
         self._log: logging.Handler | None = None
+        self._held: int | None = None
 
     @classmethod
-    def create(cls, parent: Path, command: str, label: str, argv: list[str], name: str | None = None) -> RunFolder:
-        """Claim a new folder `<utc>-<command>-<label>-<rand>` (or `<utc>-<name>-<rand>`) under `parent`."""
+    def create(
+        cls, parent: Path, command: str, label: str, argv: list[str], name: str | None = None, config: str = ""
+    ) -> RunFolder:
+        """Claim a new folder `<utc>-<command>-<label>-<rand>` (or `<utc>-<name>-<rand>`) under `parent`.
+
+        `config` is the text of its config.yaml. It is there before the manifest, which makes a run one to resume.
+        """
         middle = safe_name(name) if name else f"{command}-{safe_name(label)}"
         started = datetime.now(UTC)
         full = f"{started:%Y%m%dT%H%M%SZ}-{middle}-{secrets.token_hex(3)}"
@@ -58,28 +65,41 @@ class RunFolder:
         run = cls(parent, full, manifest)
         with writing(run.stage):
             run.stage.mkdir(parents=True, exist_ok=False)
-        run._write_manifest()
+        run._hold()
+        try:
+            if config:
+                run.write("config.yaml", config)
+            run._write_manifest()
+        except BaseException:
+            run._abandon()
+            raise
         return run
 
     @classmethod
-    def reopen(cls, parent: Path, name: str, argv: list[str]) -> RunFolder:
-        """Continue an interrupted run: `name`, a path to it, or `latest` for the newest interrupted one.
+    def reopen(cls, parent: Path, name: str, argv: list[str], command: str) -> RunFolder:
+        """Continue an interrupted run of `command`: `name`, a path to it, or `latest` for the newest one.
 
         Raises:
             InputRefused: there is no such interrupted run.
-            UsageError: it is still running.
+            UsageError: it is still running, or it began with another command.
         """
         stages = interrupted(parent)
+        if name == LATEST:
+            stages = [stage for stage in stages if read_json(stage / "manifest.json").get("command") == command]
         stage = stages[-1] if name == LATEST and stages else parent / PARTIAL / Path(name).name
         if stage not in stages:
             known = ", ".join(path.name for path in stages) or "none"
             raise InputRefused(f"no interrupted run {name!r} under {str(parent)!r}", f"interrupted runs: {known}")
         manifest = read_json(stage / "manifest.json")
-        pid = manifest.get("pid")
-        if manifest.get("status") == "running" and isinstance(pid, int) and pid != os.getpid() and _alive(pid):
-            raise UsageError(f"run {stage.name!r} is still going on (process {pid})")
-        manifest |= {"status": "running", "pid": os.getpid(), "resumed": [*manifest.get("resumed", []), argv]}
+        if manifest.get("command") != command:
+            raise UsageError(
+                f"run {stage.name!r} began with {str(manifest.get('command'))!r}", "resume it with that command"
+            )
         run = cls(parent, stage.name, manifest)
+        if not run._hold():
+            raise UsageError(f"run {stage.name!r} is still going on (process {manifest.get('pid')})")
+        _sweep(stage)
+        manifest |= {"status": "running", "pid": os.getpid(), "resumed": [*manifest.get("resumed", []), argv]}
         run._write_manifest()
         return run
 
@@ -113,8 +133,7 @@ class RunFolder:
             self.publish()
         elif isinstance(error, Exception) and not self.manifest["stages"]:
             # Nothing worth resuming was finished: leave no litter behind.
-            shutil.rmtree(self.stage, ignore_errors=True)
-            _remove_if_empty(self.stage.parent)
+            self._abandon()
         else:
             self._close("interrupted" if not isinstance(error, Exception) else "failed")
 
@@ -156,6 +175,32 @@ class RunFolder:
         self.manifest["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         self.manifest.pop("pid", None)
         self._write_manifest()
+        self._release()
+
+    def _abandon(self) -> None:
+        shutil.rmtree(self.stage, ignore_errors=True)
+        self._release()
+        _remove_if_empty(self.stage.parent)
+
+    def _hold(self) -> bool:
+        """Lock the staging folder until this process closes the run or dies; False when another process holds it.
+
+        A process id would not do: after a crash the system may give it to somebody else.
+        """
+        self._held = os.open(self.stage, os.O_RDONLY)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._release()
+            return False
+        except OSError:  # some network file systems have no locks; then nobody can say, and we go on
+            return True
+        return True
+
+    def _release(self) -> None:
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def _write_manifest(self) -> None:
         self.write("manifest.json", to_json(self.manifest))
@@ -196,16 +241,6 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _swap_link(link: Path, target: str) -> None:
     """Point `link` to `target` in one step, so that it never points nowhere; a real folder of that name stays."""
     if link.exists() and not link.is_symlink():
@@ -213,6 +248,13 @@ def _swap_link(link: Path, target: str) -> None:
     temporary = link.with_name(f".{link.name}.{secrets.token_hex(3)}")
     temporary.symlink_to(target)
     temporary.replace(link)
+
+
+def _sweep(stage: Path) -> None:
+    """Remove the temporary files that a killed process was writing; see `write_whole`."""
+    for path in stage.rglob(".*"):
+        if path.is_file():
+            path.unlink()
 
 
 def _remove_if_empty(folder: Path) -> None:

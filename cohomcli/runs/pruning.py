@@ -17,6 +17,7 @@ def pruning_document(result: PruningResult) -> dict[str, Any]:
     sets = document.pop("perplexity")
     document["perplexity"] = {name: sets[0][name] for name in ("before", "after")} if sets else {}
     document["evaluations"] = sets
+    document["exactness"] = dict(zip(("before", "after"), document["exactness"], strict=True))
     before, after = result.n_parameters
     document["bytes"] = {"before": 4 * before, "after": 4 * after}
     return document
@@ -24,11 +25,15 @@ def pruning_document(result: PruningResult) -> dict[str, Any]:
 
 def read_pruning(document: Mapping[str, Any]) -> PruningResult:
     """The inverse; raises KeyError or TypeError on a document of another version."""
-    from cohomcli.pruning.results import Perplexity, PrunedMap, PruningResult
+    from cohomcli.models.pairs import PairReport
+    from cohomcli.pruning.results import Perplexity, PrunedMap, PruningResult, SweepPoint
 
     plain = {key: value for key, value in document.items() if key not in ("perplexity", "evaluations", "bytes")}
     plain["maps"] = tuple(PrunedMap(**one | {"shape": tuple(one["shape"])}) for one in document["maps"])
     plain["perplexity"] = tuple(Perplexity(**one) for one in document["evaluations"])
-    for name in ("drift", "n_parameters", "n_nonzero"):
+    plain["sweep"] = tuple(SweepPoint(**one | {"perplexity": tuple(one["perplexity"])}) for one in document["sweep"])
+    found = document["exactness"]
+    plain["exactness"] = tuple(tuple(PairReport(**one) for one in found[name]) for name in ("before", "after"))
+    for name in ("drift", "n_parameters", "n_nonzero", "blocks_gone"):
         plain[name] = tuple(plain[name])
     return PruningResult(**plain)

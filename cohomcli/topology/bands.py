@@ -6,13 +6,20 @@ held fixed). The limits are f_n -+ t sqrt(V_n). V_n, the variance of f over such
 1. Two disjoint halves of the texts are independent samples of h = n / 2. So half their squared difference, averaged
    over random splits, estimates the variance V_h without bias, whatever f is.
 2. The spread of f over all subsamples of m texts underestimates V_m, because they overlap. If f were a sum of terms of
-   c texts each (Hoeffding 1948), the spread would be V_m (1 - (m/n)^c): c = 1 is the finite-population correction that
-   the jackknife takes for granted. V_h and the spread over halves give the effective c, for persistence about 1 to 4.
-3. With that c, the spread at m = 0.8 n gives V_m. V changes like a power of the sample size, whose exponent is read
-   off V_h and V_m (the rate is estimated, as in Bertail, Politis, Romano, JASA 94, 1999): this carries V_m on to V_n.
+   c texts each (Hoeffding 1948), two subsamples that share r m texts would correlate by r^c, and the spread be
+   V_m (1 - (m/n)^c): c = 1 is the correction that the jackknife takes for granted. Persistence mixes many orders; a
+   mixture with c - 1 Poisson of mean q correlates by r exp(-q (1 - r)), which is q = 0 for sums and fits persistence
+   up to q about 5. V_h and the spread over halves give q; with it, the spread at m = 0.8 n gives V_m.
+3. V changes like a power of the sample size, whose exponent is read off V_h and V_m (the rate is estimated, as in
+   Bertail, Politis, Romano, JASA 94, 1999): this carries V_m on to V_n.
 
-The widest gap of H0 has no limits: it depends on one or two outlying texts, so its variance cannot be had from one
-sample (measured coverage of the above: 78 to 94% instead of 95%).
+Student's t makes up for the scatter of V_n; its degrees of freedom were set per figure on simulations and the coverage
+then measured on fresh ones (docs/topology.md says for which clouds and sizes). The entropy of H0 scatters in proportion
+to how far it is below its maximum log(n - 1), so its limits are those of the logarithm of that distance.
+
+Longest bars have no limits: they depend on few texts, so their variance cannot be had from one sample (measured
+coverage of the above: 91 to 99% in H1, 78 to 94% in H0). Nor has the entropy of H1, whose variance a sample of low
+entropy overestimates and one of high entropy underestimates (90 to 97%).
 
 A bootstrap with replacement is not offered. Points drawn twice have distance 0, so a resample is a cloud of 0.63 n
 points: its figures are those of a smaller sample, and its percentile interval need not even hold the figure itself.
@@ -25,6 +32,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.distance import squareform
 from scipy.stats import t as student
 
@@ -35,11 +43,18 @@ from cohomcli.topology.summaries import persistence_entropy
 LEVEL = 0.95
 LARGE_SHARE = 0.8
 MIN_TEXTS = 20
-DEGREES = 8  # of freedom of Student's t: the logarithm of V_n scatters by about 0.5, and 2 / 0.5^2 = 8
-ORDERS = (1.0, 5.0)  # effective c is kept in here: below 1 and above 5 is noise
+MOST_MIXED = 8.0  # mean excess order: above it there is only noise
 RATES = (-3.0, 3.0)  # likewise for the exponent of the variance
-EXTREMES = ("max_lifetime", "max_over_scale")  # without limits in H0
-FIGURES = ("count", "total_persistence", "max_lifetime", "entropy", "total_over_scale", "max_over_scale")
+# Student's degrees of freedom of the figures that have limits, by dimension. The count of H0 has none, because it is
+# that of the distinct texts less one.
+DEGREES: tuple[dict[str, int], ...] = (
+    {"total_persistence": 10, "entropy": 6, "total_over_scale": 10},
+    {"count": 9, "total_persistence": 7, "total_over_scale": 7},
+)
+CURVE_DEGREES = 11
+FIGURES = ("count", "total_persistence", "entropy", "total_over_scale")
+# Gaussian smoothing of a curve's variance ratios and of its variance, by dimension, as shares of the grid
+WIDTHS = ((0.0375, 0.025), (0.0625, 0.0375))
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,8 @@ def limits(
     intervals = tuple(_intervals(k, summaries[k], (first, second, bigger), sizes) for k in dimensions)
     curves = np.array([_curve_errors(k, betti, (first, second, bigger), sizes) for k in dimensions])
     values = betti.values[: len(curves)]
-    return Limits(intervals, np.maximum(values - curves, 0.0), values + curves)
+    high = np.minimum(values + curves, np.where(np.arange(len(curves)) == 0, float(n), np.inf)[:, None])
+    return Limits(intervals, np.maximum(values - curves, 0.0), high)
 
 
 def _sample(square: Array, owner: NDArray[np.int64], texts: Texts) -> _Sample:
@@ -116,28 +132,38 @@ def _intervals(
     dimension: int, summary: DimensionSummary, groups: _Groups, sizes: tuple[int, int, int]
 ) -> dict[str, tuple[float, float]]:
     first, second, large = (np.array([_figures(s, dimension) for s in group]) for group in groups)
-    errors = half_widths(variance(first, second, large, sizes))
-    centres = [float(getattr(summary, name)) for name in FIGURES]
-    return {
-        name: (max(0.0, centre - float(error)), centre + float(error))
-        for name, centre, error in zip(FIGURES, centres, errors, strict=True)
-        if dimension > 0 or name not in EXTREMES
-    }
+    errors = np.sqrt(variance(first, second, large, sizes))
+    found = {}
+    for name, error in zip(FIGURES, errors, strict=True):
+        if name not in DEGREES[dimension]:
+            continue
+        half = float(error) * quantile(DEGREES[dimension][name])
+        centre = float(getattr(summary, name))
+        found[name] = (max(0.0, centre - half), centre + half)
+        if dimension == 0 and name == "entropy":
+            found[name] = below(float(np.log(max(summary.count, 1))), centre, half)
+    return found
+
+
+def below(most: float, value: float, half: float) -> tuple[float, float]:
+    """The interval `value` -+ `half` made on the scale log(`most` - value): longer downwards, never above `most`."""
+    distance = most - value
+    if distance <= 0 or half == 0:
+        return max(0.0, value - half), value + half
+    factor = float(np.exp(half / distance))
+    return max(0.0, most - distance * factor), most - distance / factor
 
 
 def _figures(sample: _Sample, dimension: int) -> list[float]:
     """In the order of FIGURES."""
     lifetimes = lifetimes_of(sample.bars[dimension])
-    total, longest = float(lifetimes.sum()), float(lifetimes.max(initial=0.0))
-    unit = sample.scale if sample.scale > 0 else 1.0
-    return [len(lifetimes), total, longest, persistence_entropy(lifetimes), total / unit, longest / unit]
+    total = float(lifetimes.sum())
+    return [len(lifetimes), total, persistence_entropy(lifetimes), total / (sample.scale if sample.scale > 0 else 1.0)]
 
 
-def half_widths(variances: Array) -> Array:
-    """Half the length of the 95% interval of an estimator with these estimated variances."""
-    quantile = float(student.ppf((1 + LEVEL) / 2, DEGREES))
-    widths: Array = quantile * np.sqrt(variances)
-    return widths
+def quantile(degrees: int) -> float:
+    """Half the length of the 95% interval in estimated standard deviations."""
+    return float(student.ppf((1 + LEVEL) / 2, degrees))
 
 
 def variance(first: Array, second: Array, large: Array, sizes: tuple[int, int, int]) -> Array:
@@ -146,8 +172,9 @@ def variance(first: Array, second: Array, large: Array, sizes: tuple[int, int, i
     `sizes` are the texts of a half, of a larger sample, and all n. See the head of this file.
     """
     apart, spread = at_half(first, second)
-    order = _order(apart, spread, sizes)
-    return _carried(large.var(axis=0, ddof=1), apart, order, sizes)
+    pooled = large.var(axis=0, ddof=1)
+    carried: Array = pooled * _inflation(pooled, apart, spread, sizes)
+    return carried
 
 
 def at_half(first: Array, second: Array) -> tuple[Array, Array]:
@@ -155,30 +182,32 @@ def at_half(first: Array, second: Array) -> tuple[Array, Array]:
     return ((first - second) ** 2).mean(axis=0) / 2, np.concatenate([first, second]).var(axis=0, ddof=1)
 
 
-def _order(apart: Array, spread: Array, sizes: tuple[int, int, int]) -> Array:
-    """The effective c of the Hoeffding decomposition: spread = apart (1 - (h/n)^c)."""
-    share = sizes[0] / sizes[2]
-    left = np.clip(1 - spread / np.where(apart > 0, apart, 1.0), share ** ORDERS[1], share ** ORDERS[0])
-    order: Array = np.log(left) / np.log(share)
-    return order
+def _mixing(apart: Array, spread: Array, share: float) -> Array:
+    """q from spread = apart (1 - share exp(-q (1 - share)))."""
+    left = np.clip(1 - spread / np.where(apart > 0, apart, 1.0), np.finfo(float).tiny, share)
+    mixing: Array = np.clip(np.log(share / left) / (1 - share), 0.0, MOST_MIXED)
+    return mixing
 
 
-def _carried(spread: Array, apart: Array, order: Array, sizes: tuple[int, int, int]) -> Array:
-    """V_n from the spread over the larger samples; `apart` is V_h."""
+def _inflation(pooled: Array, apart: Array, spread: Array, sizes: tuple[int, int, int]) -> Array:
+    """V_n over `pooled`, the spread of the larger samples; `apart` is V_h and `spread` that of the halves."""
     half, large, n = sizes
-    at_large = spread / (1 - (large / n) ** order)
+    share = large / n
+    shared = share * np.exp(-_mixing(apart, spread, half / n) * (1 - share))
+    at_large = pooled / (1 - shared)
     both = (apart > 0) & (at_large > 0)
     ratio = np.where(both, at_large, 1.0) / np.where(both, apart, 1.0)
     rate = np.clip(np.log(ratio) / np.log(large / half), *RATES)
-    carried: Array = at_large * (n / large) ** rate
-    return carried
+    inflation: Array = (n / large) ** rate / (1 - shared)
+    return inflation
 
 
 def _curve_errors(dimension: int, betti: BettiCurve, groups: _Groups, sizes: tuple[int, int, int]) -> Array:
     """Half-widths along the grid. Curves of smaller samples are read where the points are as crowded as in the whole.
 
-    That is at t s_m / s_n, with s_m the mean merge height of m texts, extended to n as a power of the size. Order and
-    rate are common to the curve: they come from variances summed over the grid.
+    That is at t s_m / s_n, with s_m the mean merge height of m texts, extended to n as a power of the size. What is
+    learnt about the mixture of orders and the rate at one place is shared with its neighbours, and so, more narrowly,
+    is the variance: where few bars are alive, the subsamples of one sample all miss the same ones.
     """
     half, large, n = sizes
     spacing_half, spacing_large = (_spacing(group) for group in (groups[0] + groups[1], groups[2]))
@@ -190,12 +219,17 @@ def _curve_errors(dimension: int, betti: BettiCurve, groups: _Groups, sizes: tup
     bigger = _curves(groups[2], dimension, betti.grid * spacing_large / spacing)
     apart, spread = at_half(first, second)
     pointwise = bigger.var(axis=0, ddof=1)
-    total = np.array([apart.sum()])
-    if total[0] == 0 or pointwise.sum() == 0:
-        return np.zeros(len(betti.grid))
-    order = _order(total, np.array([spread.sum()]), sizes)
-    summed = np.array([pointwise.sum()])
-    return half_widths(pointwise * _carried(summed, total, order, sizes) / summed)
+    wide, narrow = WIDTHS[dimension]
+    pooled, apart, spread = (_smooth(values, wide) for values in (pointwise, apart, spread))
+    inflation = _inflation(pooled, apart, spread, sizes)
+    errors: Array = quantile(CURVE_DEGREES) * np.sqrt(_smooth(pointwise, narrow) * inflation)
+    return errors
+
+
+def _smooth(values: Array, width: float) -> Array:
+    """`values` along the grid under a Gaussian whose standard deviation is the share `width` of the grid."""
+    smoothed: Array = gaussian_filter1d(values, width * len(values), mode="nearest")
+    return smoothed
 
 
 def _spacing(group: Sequence[_Sample]) -> float:

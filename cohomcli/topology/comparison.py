@@ -15,7 +15,9 @@ from cohomcli.topology.results import LayerTopology, TopologyResult
 from cohomcli.topology.stack import Stack, stack_of
 
 if TYPE_CHECKING:
+    from cohomcli.topology.crosslayers import CrossLayers
     from cohomcli.topology.drift import DriftReport
+    from cohomcli.topology.exchanges import PermutationReport
     from cohomcli.topology.maps import ModelMap
 
 DEPTH_GRID = tuple(float(depth) for depth in np.linspace(0.0, 1.0, 21))
@@ -114,7 +116,8 @@ class CorrelationGroup:
 class Comparison:
     """What `compare` shows. `groups` is empty, with `no_groups` saying why, when no losses can be compared at all.
 
-    `drift` and `map` are measured by `drift_report` and `model_map`, which need more than the entries.
+    `drift`, `map`, `permutations` and `cross` (layers of one against layers of another) need more than the entries:
+    they are measured by `drift_report`, `model_map`, `permutation_report` and `cross_layers`.
     """
 
     rows: tuple[ComparisonRow, ...]
@@ -126,6 +129,8 @@ class Comparison:
     notes: tuple[str, ...]
     drift: DriftReport | None = None
     map: ModelMap | None = None
+    permutations: PermutationReport | None = None
+    cross: tuple[CrossLayers, ...] = ()
 
 
 def compare(entries: Sequence[Entry], seed: int = 0) -> Comparison:

@@ -43,13 +43,16 @@ class Representations(Protocol):
 class Subject:
     """What is compared: one row of the comparison.
 
-    `texts` identifies the texts and how a text became a point. `activations` is None where they were not kept.
+    `texts` identifies the texts and how a text became a point, `sample` the texts alone, `weights` the model's weights
+    ("": not known). `activations` is None where they were not kept.
     """
 
     row: int
     texts: str
     layers: tuple[LayerTopology, ...]
     activations: Representations | None = None
+    sample: str = ""
+    weights: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,14 @@ What is exchanged decides what is tested:
 - `exchange_models`: two groups of models, whose labels are permuted. Null hypothesis: all are drawn from one population
   of models, such as the seeds of one architecture. With one model against S others the p-value is its rank among them,
   and 1 / (S + 1) at least.
+
+The `_by_layer` twins test every layer under the same arrangements, so that p-values can be corrected for all layers
+together by the largest standardised statistic (Westfall, Young, "Resampling-based multiple testing", 1993).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -63,6 +66,26 @@ class Exchange:
 
 
 @dataclass(frozen=True)
+class LayerExchange:
+    """The test of one layer: `p_value` for it alone, `p_joint` corrected for all layers of the test."""
+
+    layer: str
+    statistic: float
+    p_value: float
+    p_joint: float
+
+
+@dataclass(frozen=True)
+class Exchanges:
+    """The tests of all layers under common arrangements; `units`, `arrangements`, `method` as in `Exchange`."""
+
+    layers: tuple[LayerExchange, ...]
+    units: int
+    arrangements: int
+    method: str
+
+
+@dataclass(frozen=True)
 class ExchangeOptions:
     """How clouds are made and how many random arrangements are drawn; `blocks` is for `exchange_texts`."""
 
@@ -84,9 +107,45 @@ def exchange_texts(first: NDArray[np.floating], second: NDArray[np.floating], op
     Raises:
         UsageError: different numbers of rows, or blocks of fewer than 8 texts or fewer than 5 blocks.
     """
-    n, blocks = len(first), options.blocks
-    if n != len(second):
-        raise UsageError(f"{n} and {len(second)} texts cannot be paired", "use the same texts for both")
+    _check_pair(first, second)
+    rows, groups, exact = _text_arrangements(len(first), options)
+    distances = difference_matrix(_block_shapes(first, second, rows, options))
+    observed, found = energies(distances, _own(len(rows))), energies(distances, groups)
+    return _result("texts", float(observed[0]), found, len(rows), exact)
+
+
+def exchange_texts_by_layer(
+    layers: Iterable[tuple[str, NDArray[np.floating], NDArray[np.floating]]], options: ExchangeOptions
+) -> Exchanges:
+    """`exchange_texts` for every (name, first, second) of `layers`, all of the same n texts, with the same swaps.
+
+    Raises:
+        UsageError: as `exchange_texts`, or no layer.
+    """
+    names, observed, found, n = [], [], [], -1
+    for name, first, second in layers:
+        _check_pair(first, second)
+        if n not in (-1, len(first)):
+            raise UsageError(f"layers of {n} and {len(first)} texts cannot be tested together")
+        n = len(first)
+        rows, groups, exact = _text_arrangements(n, options)
+        distances = difference_matrix(_block_shapes(first, second, rows, options))
+        names.append(name)
+        observed.append(energies(distances, _own(len(rows)))[0])
+        found.append(energies(distances, groups))
+    if not names:
+        raise UsageError("the models have no layer in common")
+    return _results(names, np.array(observed), np.array(found).T, len(rows), exact)
+
+
+def _check_pair(first: NDArray[np.floating], second: NDArray[np.floating]) -> None:
+    if len(first) != len(second):
+        raise UsageError(f"{len(first)} and {len(second)} texts cannot be paired", "use the same texts for both")
+
+
+def _text_arrangements(n: int, options: ExchangeOptions) -> tuple[NDArray[np.int64], NDArray[np.bool_], bool]:
+    """The texts of every block (blocks, n // blocks), the groups after each way of swapping, and whether it is all."""
+    blocks = options.blocks
     if blocks < MIN_BLOCKS or n // blocks < MIN_BLOCK:
         raise UsageError(
             f"{n} texts in {blocks} blocks are too few to exchange",
@@ -94,14 +153,20 @@ def exchange_texts(first: NDArray[np.floating], second: NDArray[np.floating], op
         )
     rng = np.random.default_rng(options.seed)
     rows = rng.permutation(n)[: blocks * (n // blocks)].reshape(blocks, -1)
-    shapes = [shape_of_cloud(side[block], options) for side in (first, second) for block in rows]
-    distances = difference_matrix(shapes)
     exact = 2 ** (blocks - 1) <= EXACT_UP_TO
     swaps = _all_swaps(blocks) if exact else rng.random((options.arrangements, blocks)) < 0.5
-    own = np.zeros(blocks, dtype=np.bool_)
-    observed = _energy(distances, np.concatenate([own, ~own]))
-    found = [_energy(distances, np.concatenate([swap, ~swap])) for swap in swaps]
-    return _result("texts", observed, found, blocks, exact)
+    return rows, np.hstack([swaps, ~swaps]), exact
+
+
+def _own(blocks: int) -> NDArray[np.bool_]:
+    """The observed arrangement, (1, 2 blocks)."""
+    return (np.arange(2 * blocks) >= blocks)[None, :]
+
+
+def _block_shapes(
+    first: NDArray[np.floating], second: NDArray[np.floating], rows: NDArray[np.int64], options: ExchangeOptions
+) -> list[Shape]:
+    return [shape_of_cloud(side[block], options) for side in (first, second) for block in rows]
 
 
 def _all_swaps(blocks: int) -> NDArray[np.bool_]:
@@ -121,6 +186,34 @@ def exchange_models(
     Raises:
         UsageError: an empty group, fewer than three models, no common layer, or different numbers of points.
     """
+    models, common = _models(first, second)
+    distances = np.asarray(sum(difference_matrix([model[name] for model in models]) for name in common))
+    groups, exact = _model_arrangements(len(models), len(first), options)
+    observed = energies(distances, _first_of(len(models), len(first)))
+    return _result("models", float(observed[0]), energies(distances, groups), len(models), exact)
+
+
+def exchange_models_by_layer(
+    first: Sequence[Mapping[str, Shape]], second: Sequence[Mapping[str, Shape]], options: ExchangeOptions
+) -> Exchanges:
+    """`exchange_models` for every layer that all models have, with the same exchanges.
+
+    Raises:
+        UsageError: as `exchange_models`.
+    """
+    models, common = _models(first, second)
+    groups, exact = _model_arrangements(len(models), len(first), options)
+    own = _first_of(len(models), len(first))
+    matrices = [difference_matrix([model[name] for model in models]) for name in common]
+    observed = np.array([energies(matrix, own)[0] for matrix in matrices])
+    found = np.array([energies(matrix, groups) for matrix in matrices]).T
+    return _results(common, observed, found, len(models), exact)
+
+
+def _models(
+    first: Sequence[Mapping[str, Shape]], second: Sequence[Mapping[str, Shape]]
+) -> tuple[list[Mapping[str, Shape]], list[str]]:
+    """All models, and the layers that every one of them has."""
     models = [*first, *second]
     if not first or not second or len(models) < 3:
         raise UsageError(
@@ -129,13 +222,20 @@ def exchange_models(
     common = [name for name in models[0] if all(name in model for model in models)]
     if not common:
         raise UsageError("the models have no layer in common")
-    distances = sum(difference_matrix([model[name] for model in models]) for name in common)
-    n, k = len(models), len(first)
+    return models, common
+
+
+def _model_arrangements(n: int, k: int, options: ExchangeOptions) -> tuple[NDArray[np.bool_], bool]:
+    """Which of `n` models form the first group of `k`, one row per arrangement, and whether these are all of them."""
     exact = comb(n, k) <= EXACT_UP_TO
     chosen = list(combinations(range(n), k)) if exact else _random_groups(n, k, options)
-    found = [_energy(np.asarray(distances), np.isin(np.arange(n), group)) for group in chosen]
-    observed = _energy(np.asarray(distances), np.arange(n) < k)
-    return _result("models", observed, found, n, exact)
+    groups = np.zeros((len(chosen), n), dtype=np.bool_)
+    np.put_along_axis(groups, np.array(chosen), True, axis=1)
+    return groups, exact
+
+
+def _first_of(n: int, k: int) -> NDArray[np.bool_]:
+    return (np.arange(n) < k)[None, :]
 
 
 def _random_groups(n: int, k: int, options: ExchangeOptions) -> list[tuple[int, ...]]:
@@ -143,11 +243,35 @@ def _random_groups(n: int, k: int, options: ExchangeOptions) -> list[tuple[int, 
     return [tuple(rng.choice(n, k, replace=False).tolist()) for _ in range(options.arrangements)]
 
 
-def _result(scheme: str, observed: float, found: Sequence[float], units: int, exact: bool) -> Exchange:
-    """All arrangements include the observed one; random ones are counted with it (Phipson, Smyth 2010)."""
-    hits = int(np.count_nonzero(np.asarray(found) >= observed - SLACK))
-    p = hits / len(found) if exact else (hits + 1) / (len(found) + 1)
-    return Exchange(scheme, observed, p, units, len(found), "exact" if exact else "monte-carlo")
+def _result(scheme: str, observed: float, found: Array, units: int, exact: bool) -> Exchange:
+    p = _share(found >= observed - SLACK, exact)
+    return Exchange(scheme, observed, float(p), units, len(found), "exact" if exact else "monte-carlo")
+
+
+def _share(hits: NDArray[np.bool_], exact: bool) -> Array:
+    """p-values along the first axis: all arrangements include the observed one; random ones are counted with it.
+
+    Phipson, Smyth, Statistical Applications in Genetics and Molecular Biology 9, 2010.
+    """
+    extra = 0 if exact else 1
+    p: Array = (hits.sum(axis=0) + extra) / (len(hits) + extra)
+    return p
+
+
+def _results(names: Sequence[str], observed: Array, found: Array, units: int, exact: bool) -> Exchanges:
+    """The p-values of L layers from `observed` (L,) and the arrangements' statistics `found` (A, L)."""
+    everything = found if exact else np.vstack([observed, found])
+    spread = everything.std(axis=0)
+    unit = np.where(spread > SLACK, spread, np.inf)  # a layer that no exchange changes decides nothing
+    highest = ((found - everything.mean(axis=0)) / unit).max(axis=1)
+    standard = (observed - everything.mean(axis=0)) / unit
+    alone = _share(found >= observed - SLACK, exact)
+    joint = _share(highest[:, None] >= standard - SLACK, exact)
+    layers = tuple(
+        LayerExchange(name, float(statistic), float(p), float(max(p, corrected)))
+        for name, statistic, p, corrected in zip(names, observed, alone, joint, strict=True)
+    )
+    return Exchanges(layers, units, len(found), "exact" if exact else "monte-carlo")
 
 
 def shape_of_cloud(x: NDArray[np.floating], options: ExchangeOptions) -> Shape:
@@ -200,8 +324,13 @@ def betti_l1(first: Array, second: Array) -> float:
     return float(np.abs(height[:-1]) @ np.diff(at[order]))
 
 
-def _energy(distances: Array, group: NDArray[np.bool_]) -> float:
-    """2 E d(X, Y) - E d(X, X') - E d(Y, Y') over the members of the group and the others."""
-    inside, outside = np.flatnonzero(group), np.flatnonzero(~group)
-    across = distances[np.ix_(inside, outside)].mean()
-    return float(2 * across - distances[np.ix_(inside, inside)].mean() - distances[np.ix_(outside, outside)].mean())
+def energies(distances: Array, groups: NDArray[np.bool_]) -> Array:
+    """2 E d(X, Y) - E d(X, X') - E d(Y, Y') over members and others of every group (A, N), from (N, N) `distances`."""
+    member = groups.astype(np.float64)
+    k = member.sum(axis=1)
+    m = len(distances) - k
+    inside = np.einsum("ai,ai->a", member @ distances, member)
+    across = member @ distances.sum(axis=1) - inside
+    outside = distances.sum() - inside - 2 * across
+    energy: Array = 2 * across / (k * m) - inside / k**2 - outside / m**2
+    return energy

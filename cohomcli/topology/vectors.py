@@ -6,15 +6,18 @@ zero without bars, and comparable between diagrams only on one and the same grid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.stats import norm
 
 from cohomcli.registry import Registry
-from cohomcli.topology.results import Array, Diagram
+from cohomcli.topology.results import Array, Diagram, LayerTopology
 
 # name -> function (bars (k, 2), grid (m,)) -> (m,) or (levels, m)
 CURVES = Registry("curve")
 LANDSCAPES = 5
+GRID, SIDE = 200, 32  # places on a grid, pixels along a side of an image
 
 
 def common_grid(diagrams: list[Diagram], size: int = 100) -> Array:
@@ -82,3 +85,30 @@ CURVES.add("betti", betti)
 CURVES.add("landscape", landscape)
 CURVES.add("silhouette", silhouette)
 CURVES.add("entropy", entropy_curve)
+
+
+def vectors_of(layers: Sequence[LayerTopology], size: int = GRID, side: int = SIDE) -> dict[str, Array]:
+    """Every layer's diagrams as vectors on common grids, by name; bars are divided by their layer's scale.
+
+    `grid/h<k>` (size,) are the distances, `image/h<k>/births` and `/lifetimes` (side + 1,) the edges of the pixels;
+    `<layer>/h<k>/<curve>` for every curve in CURVES, landscapes (LANDSCAPES, size); `<layer>/h<k>/image` (side, side),
+    with a Gaussian one pixel of lifetime wide. Classes that never die are left out.
+    """
+    arrays: dict[str, Array] = {}
+    for k in sorted({diagram.dimension for layer in layers for diagram in layer.diagrams}):
+        bars = {layer.name: _scaled(layer, k) for layer in layers}
+        every = np.concatenate(list(bars.values()))
+        grid = np.linspace(0.0, float(every[:, 1].max(initial=0.0)) or 1.0, size)
+        births = np.linspace(0.0, float(every[:, 0].max(initial=0.0)) or 1.0, side + 1)
+        lifetimes = np.linspace(0.0, float((every[:, 1] - every[:, 0]).max(initial=0.0)) or 1.0, side + 1)
+        arrays |= {f"grid/h{k}": grid, f"image/h{k}/births": births, f"image/h{k}/lifetimes": lifetimes}
+        for name, own in bars.items():
+            arrays |= {f"{name}/h{k}/{curve}": CURVES.get(curve)(own, grid) for curve in CURVES}
+            arrays[f"{name}/h{k}/image"] = persistence_image(own, births, lifetimes, float(lifetimes[1]))
+    return arrays
+
+
+def _scaled(layer: LayerTopology, dimension: int) -> Array:
+    unit = layer.scale if layer.scale > 0 else 1.0
+    found = [diagram.pairs / unit for diagram in layer.diagrams if diagram.dimension == dimension]
+    return found[0] if found else np.zeros((0, 2))

@@ -34,6 +34,7 @@ SCHEMA = "cohom.trainer/1"
 STATE = "trainer/state.json"
 OPTIMIZER = "trainer/optimizer.safetensors"
 COPIES = ("ema", "best")
+_SEQUENCE = "sequence-"  # prefix of what ExactSequenceOptimizer keeps of its sequences of maps
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -175,15 +176,26 @@ def _flatten(optimizer: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str,
                 tensors[f"{index}/{key}"] = value.detach().clone().contiguous()
             else:
                 plain.setdefault(str(index), {})[key] = value
-    return tensors, {"plain": plain, "groups": optimizer["param_groups"]}
+    kept = optimizer.get("sequences", ())
+    for index, entries in enumerate(kept):
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{_SEQUENCE}{index}/{key}"] = value.detach().clone().contiguous()
+    sequences = [{k: None if isinstance(v, Tensor) else v for k, v in entries.items()} for entries in kept]
+    document = {"plain": plain, "groups": optimizer["param_groups"]}
+    return tensors, document | ({"sequences": sequences} if sequences else {})
 
 
 def _unflatten(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in document["plain"].items()}
+    sequences = [dict(entries) for entries in document.get("sequences", ())]
     for name, value in tensors.items():
-        index, _, key = name.partition("/")
-        state.setdefault(int(index), {})[key] = value
-    return {"state": state, "param_groups": document["groups"]}
+        index, _, key = name.removeprefix(_SEQUENCE).partition("/")
+        if name.startswith(_SEQUENCE):
+            sequences[int(index)][key] = value
+        else:
+            state.setdefault(int(index), {})[key] = value
+    return {"state": state, "param_groups": document["groups"]} | ({"sequences": sequences} if sequences else {})
 
 
 def _flush(path: Path) -> None:

@@ -41,13 +41,13 @@ class Order:
 
     def _pass(self, number: int) -> list[int]:
         if number not in self._passes:
-            generator = torch.Generator().manual_seed(_mix(self.seed, number))
+            generator = torch.Generator().manual_seed(mix(self.seed, number))
             self._passes = {k: v for k, v in self._passes.items() if k >= number - 1}
             self._passes[number] = torch.randperm(self.n, generator=generator).tolist()
         return self._passes[number]
 
 
-def _mix(*numbers: int) -> int:
+def mix(*numbers: int) -> int:
     """One seed from several numbers, so that neighbouring ones give unrelated streams."""
     state = 0
     for number in numbers:
@@ -87,7 +87,7 @@ class TextBlocks:
 
     def _hidden(self, index: int, draw: int) -> tuple[Tensor, Tensor]:
         """One block with tokens hidden and its labels, (T,) each; at least one token is asked for."""
-        generator = torch.Generator().manual_seed(_mix(self.seed, draw, index))
+        generator = torch.Generator().manual_seed(mix(self.seed, draw, index))
         ids, allowed = self.ids[index], self.maskable[index]
         chosen = (torch.rand(ids.shape, generator=generator) < self.mask_rate) & allowed
         if not chosen.any() and allowed.any():

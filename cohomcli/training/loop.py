@@ -31,14 +31,33 @@ TASK_TERM = "lm"
 class Objective(Protocol):
     """How a batch becomes a loss besides the task's own cross-entropy."""
 
-    def forward(self, model: nn.Module, inputs: Batch) -> tuple[Any, Mapping[str, Tensor]]:
-        """Call the model; return its outputs and further weighted terms, scalars that are added to the loss."""
+    def forward(self, model: nn.Module, inputs: Batch, step: int | None = None) -> tuple[Any, Mapping[str, Tensor]]:
+        """Call the model; return its outputs and further weighted terms, scalars that are added to the loss.
+
+        `step` is the update's number, for terms that are not computed every time; None wants them all.
+        """
+
+
+class Levels(Protocol):
+    """Learning rates by level: groups of the optimiser with a key "level" get their own factor."""
+
+    def observe(self, model: nn.Module, inputs: Batch, step: int) -> None:
+        """See the first micro-batch of an update."""
+
+    def factor(self, level: int) -> float:
+        """What the schedule's rate is multiplied by."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs, as JSON."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
 
 
 class Plain:
     """The task's cross-entropy alone."""
 
-    def forward(self, model: nn.Module, inputs: Batch) -> tuple[Any, Mapping[str, Tensor]]:
+    def forward(self, model: nn.Module, inputs: Batch, step: int | None = None) -> tuple[Any, Mapping[str, Tensor]]:
         """The outputs and no further term."""
         return model(**inputs), {}
 
@@ -55,6 +74,7 @@ class Job:
     load_model: Callable[[nn.Module, Path], None]
     objective: Objective
     optimizer: Callable[[nn.Module, TrainOptions], torch.optim.Optimizer]
+    levels: Levels | None = None
 
 
 @dataclass(frozen=True)
@@ -69,9 +89,14 @@ class Hooks:
 
 def adamw(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
     """AdamW (Loshchilov, Hutter 2019); matrices decay, biases and norms do not."""
-    return torch.optim.AdamW(
-        decay_groups(model, options.weight_decay), lr=options.learning_rate, betas=options.betas, eps=1e-8
-    )
+    groups = decay_groups(model, options.weight_decay)
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, eps=1e-8, fused=_fusible(model))
+
+
+def _fusible(model: nn.Module) -> bool | None:
+    """True where torch has AdamW as one kernel for all parameters, else None: torch's own choice."""
+    kinds = {(p.device.type, p.is_floating_point()) for p in model.parameters()}
+    return True if kinds in ({("cpu", True)}, {("cuda", True)}) else None
 
 
 def train(job: Job, options: TrainOptions, folder: Path, hooks: Hooks, resume: Path | None = None) -> TrainingResult:
@@ -145,10 +170,8 @@ class _Trainer:
         self.model.train()
         batch = self.job.train.batch(self.order.indices(self.step * self.global_batch, self.global_batch), self.step)
         targets = targets_in(batch["labels"])
-        rate = learning_rate(self.step, self.options)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         parts = self._my_parts(batch)
+        self._set_rates(parts[0])
         for at, part in enumerate(parts):
             # gradients are exchanged once, with the last micro-batch
             last = at == len(parts) - 1
@@ -167,6 +190,13 @@ class _Trainer:
         self.step += 1
         self.tokens += targets
 
+    def _set_rates(self, part: Batch) -> None:
+        rate, levels = learning_rate(self.step, self.options), self.job.levels
+        if levels is not None:
+            levels.observe(self.job.model, inputs_of(part), self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * (levels.factor(group["level"]) if levels is not None and "level" in group else 1)
+
     def _my_parts(self, batch: Batch) -> list[Batch]:
         """This process's micro-batches: the global batch in order, by process and then by micro-batch."""
         size, count = self.options.batch_size, self.options.accumulation
@@ -179,7 +209,7 @@ class _Trainer:
         """Add the gradient of this part of the mean over the whole update's targets."""
         shares = self.options.accumulation * self.accelerator.num_processes
         with self.accelerator.autocast():
-            outputs, terms = self.job.objective.forward(self.model, inputs_of(part))
+            outputs, terms = self.job.objective.forward(self.model, inputs_of(part), self.step)
             task = summed_loss(outputs, part["labels"], self.task) * (shares / targets)
         total = task + sum(terms.values())
         self.accelerator.backward(total / self.options.accumulation)
@@ -281,6 +311,7 @@ class _Trainer:
             "global_batch": self.global_batch,
             "sequences": len(self.job.train),
             "seed": self.options.seed,
+            "levels": self.job.levels.state_dict() if self.job.levels else None,
         }
 
     def _resume(self, folder: Path) -> None:
@@ -300,6 +331,8 @@ class _Trainer:
         device = self.accelerator.device
         copies = {kind: {k: v.to(device) for k, v in weights.items()} for kind, weights in saved.copies.items()}
         self.best_weights = copies.get("best")
+        if self.job.levels is not None and state.get("levels"):
+            self.job.levels.load_state_dict(state["levels"])
         if self.ema is not None and "ema" in copies:
             self.ema.weights, self.ema.updates = copies["ema"], state["averaged"]
         self.step, self.tokens, self.worse = saved.step, state["tokens"], state["worse"]

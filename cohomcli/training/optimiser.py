@@ -11,19 +11,37 @@ import torch
 from torch import Tensor, nn
 
 from cohomcli.errors import UsageError
+from cohomcli.models.maps import ConsecutiveMaps, consecutive_maps
+from cohomcli.training.language import decay_groups
+from cohomcli.training.options import TrainOptions
 
 _NEGLIGIBLE = 1e-3  # singular directions below this share of the largest are noise of the measurement
 
 
 @dataclass
 class _Sequence:
-    """Maps A (m, n) then B (k, m); `left` (k, r) and `right` (n, r) are the frame that coordinates are measured in."""
+    """Maps A (m, n) then B (k, m); `left` (k, r) and `right` (n, r) are the frame that coordinates are measured in.
+
+    `first` is A, or A^T when `transposed`; `second` gives B as it is now.
+    """
 
     first: nn.Parameter
-    second: nn.Parameter
+    second: Callable[[], Tensor]
+    transposed: bool = False
     left: Tensor | None = None
     right: Tensor | None = None
     age: int = 0
+
+    @property
+    def A(self) -> Tensor:
+        """The first map (m, n), a view of the parameter."""
+        weight = self.first.detach()
+        return weight.T if self.transposed else weight
+
+    @property
+    def B(self) -> Tensor:
+        """The second map (k, m)."""
+        return self.second().detach()
 
 
 class ExactSequenceOptimizer(torch.optim.AdamW):
@@ -75,7 +93,7 @@ class ExactSequenceOptimizer(torch.optim.AdamW):
             raise UsageError(f"maps of shapes {shapes} do not follow each other", "give (m, n) and (k, m) weights")
         if not any(p is first for group in self.param_groups for p in group["params"]):
             raise UsageError("the first map is not a parameter of this optimiser", "pass it to the constructor")
-        self._sequences.append(_Sequence(first, second))
+        self._sequences.append(_Sequence(first, lambda: second))
 
     def watch(self, first: nn.Linear, second: nn.Linear) -> Any:
         """Register two linear layers and measure the inputs of the first in every training pass.
@@ -84,7 +102,19 @@ class ExactSequenceOptimizer(torch.optim.AdamW):
         """
         weight = cast(nn.Parameter, first.weight)
         self.register_sequence(weight, cast(nn.Parameter, second.weight))
+        return self._measure(first, weight)
 
+    def watch_maps(self, maps: ConsecutiveMaps) -> Any:
+        """The same for what one block of a transformer writes and the next one reads; all readers count as one map."""
+
+        def read() -> Tensor:
+            return maps.pair(None).second
+
+        weight = cast(nn.Parameter, maps.writer.weight)
+        self._sequences.append(_Sequence(weight, read, transposed=type(maps.writer).__name__ == "Conv1D"))
+        return self._measure(maps.writer, weight)
+
+    def _measure(self, first: nn.Module, weight: nn.Parameter) -> Any:
         def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             if self.preserve and module.training:
                 self.observe(weight, args[0])
@@ -107,8 +137,8 @@ class ExactSequenceOptimizer(torch.optim.AdamW):
             before = []
             for sequence in active:
                 left, _ = self._frame(sequence)
-                read = sequence.second.detach().T @ left  # (m, r): B^T u_i, of the B that this step starts from
-                before.append((sequence.first.detach().clone(), read))
+                read = sequence.B.T @ left  # (m, r): B^T u_i, of the B that this step starts from
+                before.append((sequence.A.clone(), read))
         loss = super().step(closure)
         with torch.no_grad():
             for sequence, (weight, read) in zip(active, before, strict=True):
@@ -119,14 +149,14 @@ class ExactSequenceOptimizer(torch.optim.AdamW):
         """s_i (r,) of sequence `index` in its current frame; for tests and logs."""
         sequence = self._sequences[index]
         left, right = self._frame(sequence)
-        return torch.einsum("mr,mn,nr->r", sequence.second.detach().T @ left, sequence.first.detach(), right)
+        return torch.einsum("mr,mn,nr->r", sequence.B.T @ left, sequence.A, right)
 
     def _frame(self, sequence: _Sequence) -> tuple[Tensor, Tensor]:
         """u_i (k, r) and G^(1/2) v_i (n, r), recomputed every `refresh` steps."""
         if sequence.left is not None and sequence.right is not None and sequence.age % self.refresh:
             sequence.age += 1
             return sequence.left, sequence.right
-        A, B = sequence.first.detach().float(), sequence.second.detach().float()
+        A, B = sequence.A.float(), sequence.B.float()
         moment = self._moments.get(id(sequence.first))
         root = _square_root(moment.float()) if moment is not None else None
         X = B @ A if root is None else B @ A @ root
@@ -143,7 +173,7 @@ class ExactSequenceOptimizer(torch.optim.AdamW):
         `before` is A before the step and `read` (m, r) are the B^T u_i.
         """
         right = cast(Tensor, sequence.right)
-        change = torch.einsum("mr,mn,nr->r", read, sequence.first.detach() - before, right)
+        change = torch.einsum("mr,mn,nr->r", read, sequence.A - before, right)
         lack = (-change).clamp_min(0.0)
         if not bool(lack.any()):
             return
@@ -151,7 +181,7 @@ class ExactSequenceOptimizer(torch.optim.AdamW):
         # vectors, so positive definite (Schur).
         gram = (read.T @ read) * (right.T @ right)
         amounts = torch.linalg.lstsq(gram.double().cpu(), lack.double().cpu().unsqueeze(-1)).solution[:, 0]
-        sequence.first.add_((read * amounts.to(read)) @ right.T)
+        sequence.A.add_((read * amounts.to(read)) @ right.T)
 
     def state_dict(self) -> dict[str, Any]:
         """AdamW's state, with the measured moments and frames of the sequences in the order of registration."""
@@ -179,6 +209,22 @@ class ExactSequenceOptimizer(torch.optim.AdamW):
             sequence.left, sequence.right, sequence.age = entry["left"], entry["right"], entry["age"]
             if entry["moment"] is not None:
                 self._moments[id(sequence.first)] = entry["moment"]
+
+
+def exact_adamw(model: nn.Module, options: TrainOptions) -> ExactSequenceOptimizer:
+    """The optimiser for a whole transformer: AdamW that guards what every block's MLP writes and the next one reads.
+
+    Raises:
+        UsageError: the model's consecutive maps are not known.
+    """
+    maps = consecutive_maps(model)
+    if not maps:
+        raise UsageError(f"the consecutive maps of {type(model).__name__} are not known here", "use --optimizer adamw")
+    groups = decay_groups(model, options.weight_decay)
+    optimizer = ExactSequenceOptimizer(groups, lr=options.learning_rate, betas=options.betas, eps=1e-8)
+    for each in maps:
+        optimizer.watch_maps(each)
+    return optimizer
 
 
 def _square_root(moment: Tensor) -> Tensor:

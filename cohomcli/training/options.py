@@ -8,7 +8,7 @@ from typing import Literal
 from cohomcli.errors import UsageError
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
-ScheduleName = Literal["cosine", "linear", "wsd", "constant"]
+ScheduleName = Literal["cosine", "linear", "wsd", "constant", "spectral"]
 
 
 @dataclass(frozen=True)

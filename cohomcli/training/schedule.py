@@ -50,6 +50,12 @@ def constant(progress: float) -> float:
     return 1.0
 
 
+@_schedule("spectral")
+def spectral(progress: float) -> float:
+    """1: the rates of the levels come on top, see `levels.py`."""
+    return 1.0
+
+
 @_schedule("wsd")
 def warmup_stable_decay(progress: float) -> float:
     """1, then 1 - sqrt of the share done of the last fifth (Haegele et al. 2024, arXiv:2405.18392)."""

@@ -32,6 +32,10 @@ from cohomcli.verify.rounding import STORABLE, distance, storage_format
 
 _HALVES = ("fp16", "bf16")
 REFUTABLE = ("bf16", "fp16", "e4m3", "e5m2", "fp32")
+_UNFIT = {
+    "int8": "int8 is for weights: there is no uniform run in it, and its numbers have a scale for every channel",
+    "fp64": "fp64 is not tried: the search for witnesses measures against float64",
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ def refute(
 ) -> tuple[Refutation, ...]:
     """Try the three obstructions for every format; what is found is written into `package` and checked.
 
+    Formats of eight bits have a power-of-two scale of their own per tensor in witnesses, and none in the other two.
+
     Raises:
         AnalysisIncomplete: the model has an operation without rigorous mathematics, or memory does not suffice.
     """
@@ -91,6 +97,9 @@ def refute(
         found += _Attempt(captured, options, package, fmt, witness, progress).all()
         found.append(collisions(captured, inputs, fmt, options, package))
     found.append(curvature(captured, inputs[0], options, package))
+    for fmt, why in _UNFIT.items():
+        if fmt in options.formats:
+            found.append(Refutation(fmt, "witness", why, options.epsilon, options.norm, None))
     progress("refute", len(formats), len(formats))
     return tuple(found)
 

@@ -33,8 +33,7 @@ def _tolerance(result: PrecisionResult) -> Fact:
 
 def _heldout(result: PrecisionResult) -> Fact:
     fp32 = "not finite" if result.fp32_error is None else number(result.fp32_error, 2)
-    inputs = count(result.n_heldout, "input")
-    on = f"measured on {inputs} against float64; fp32 everywhere: {fp32}"
+    on = f"measured on {result.measured_on} against float64; fp32 everywhere: {fp32}"
     if not result.plan:
         return Fact("held-out error", DASH, clean(result.reason, 200))
     if result.measured_error is None:

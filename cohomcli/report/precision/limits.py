@@ -40,11 +40,13 @@ def _of_inputs(result: PrecisionResult) -> str:
     risk = ""
     if "fp16" in result.formats:
         risk = ": an activation larger than any seen, by more than the headroom, overflows where it is stored in fp16"
-    checks = "checks" if result.n_heldout == 1 else "check"
+    checks = f"{'checks' if result.n_heldout == 1 else 'check'} the plan, and no more than that"
+    if not result.n_heldout:
+        checks = "check the plan: it is measured on the inputs that it was made on"
     ranges = f" (ranges: and by {count(result.n_surveyed, 'more input')})" if result.n_surveyed else ""
     return (
         f"What the model will see is represented by {count(result.n_calibration, 'calibration input')}{ranges}{risk}. "
-        f"{count(result.n_heldout, 'held-out input')} {checks} the plan, and no more than that."
+        f"{count(result.n_heldout, 'held-out input')} {checks}."
     )
 
 

@@ -9,6 +9,8 @@ from cohomcli.report.document import Block, Gallery, Part, Table
 from cohomcli.report.names import clean
 from cohomcli.report.picture import Picture, PrecisionGroup, in_groups
 from cohomcli.report.precision import tables
+from cohomcli.report.precision.balancing import balance_tables
+from cohomcli.report.precision.exports import export_table
 from cohomcli.report.precision.facts import precision_headline
 from cohomcli.report.precision.limits import limits
 from cohomcli.report.precision.refutations import refutation_table
@@ -51,5 +53,7 @@ def _blocks(result: PrecisionResult, pictures: Sequence[Picture]) -> list[Block]
         tables.round_table(result),
         tables.sheaf_table(result),
         tables.curvature_table(result),
+        *balance_tables(result),
         refutation_table(result),
+        export_table(result),
     ]

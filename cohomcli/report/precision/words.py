@@ -63,7 +63,7 @@ def alternatives(formats: tuple[str, ...]) -> str:
 def verdict(result: PrecisionResult) -> str:
     """Whether the tolerance is met, by what, and why not."""
     epsilon, name = number(result.epsilon, 3), norm_name(result.norm)
-    on = f"{count(result.n_heldout, 'held-out input')} that played no part in the plan"
+    on = f"{result.measured_on} that played no part in the plan" if result.n_heldout else result.measured_on
     against = f"the {name} of the outputs against float64 is"
     why = f" Why: {clean(result.reason, 400).rstrip('.')}." if result.reason else ""
     if result.measured_error is None:

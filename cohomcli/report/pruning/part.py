@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cohomcli.models.pairs import PairReport
 from cohomcli.pruning.results import PrunedMap, PruningResult
 from cohomcli.report.document import Column, Fact, Part, Table
 from cohomcli.report.names import clean, number, percent
@@ -19,7 +20,7 @@ def pruning_part(result: PruningResult, pictures: Sequence[Picture]) -> Part:
         overview=in_groups(pictures, "pruning"),
         limits=tuple(_limits(result)),
         notes=(),
-        blocks=(_perplexities(result), _maps(result)),
+        blocks=(_perplexities(result), *_sweep(result), *_exactness(result), _maps(result)),
     )
 
 
@@ -36,7 +37,7 @@ def _headline(result: PruningResult) -> list[Fact]:
     (before, after), kept = result.n_parameters, result.n_nonzero[1]
     return [
         *facts,
-        Fact("sparsity", percent(result.sparsity), "of the pruned maps"),
+        Fact("sparsity", percent(result.sparsity), "of the blocks" if result.blocks_gone else "of the pruned maps"),
         Fact("parameters", f"{after:,}", f"{before:,} before; {kept:,} of them not zero"),
         Fact("drift", number(result.drift[-1]), "of the last block's output: E|h - h'|^2 / E|h|^2, calibration texts"),
     ]
@@ -47,11 +48,14 @@ def _seen(result: PruningResult) -> list[str]:
         f"On {clean(one.dataset)} the perplexity went from {number(one.before)} to {number(one.after)}."
         for one in result.perplexity
     ]
-    worst = max(result.maps, key=lambda one: one.error)
-    sentences.append(
-        f"The map that lost most is {clean(worst.name)}: {percent(worst.error)} of the energy of its output on the "
-        "calibration texts."
-    )
+    if result.blocks_gone:
+        sentences.append(f"These blocks went: {', '.join(map(str, result.blocks_gone))}.")
+    elif result.maps:
+        worst = max(result.maps, key=lambda one: one.error)
+        sentences.append(
+            f"The map that lost most is {clean(worst.name)}: {percent(worst.error)} of the energy of its output on the "
+            "calibration texts."
+        )
     lambdas = sorted({one.shrink for one in result.maps})
     if result.method == "chain" and len(lambdas) > 1:
         sentences.append(f"Lambda was chosen per map from {', '.join(map(number, lambdas))}.")
@@ -59,7 +63,7 @@ def _seen(result: PruningResult) -> list[str]:
 
 
 def _limits(result: PruningResult) -> list[str]:
-    if result.pattern.startswith("mlp"):
+    if result.pattern.partition(":")[0] in ("mlp", "heads", "blocks"):
         first = "The model is smaller and plain: every runtime that ran the dense one runs it, faster."
     else:
         first = (
@@ -87,6 +91,61 @@ def _perplexities(result: PruningResult) -> Table:
         for one in result.perplexity
     )
     return Table("Perplexity", columns, rows)
+
+
+def _sweep(result: PruningResult) -> list[Table]:
+    """The curve from dense over the sweep to the kept model, where there was a sweep."""
+    if not result.sweep:
+        return []
+    columns = (
+        Column("sparsity"),
+        *(Column(clean(one.dataset), f"perplexity, {one.domain} of domain") for one in result.perplexity),
+        Column("drift"),
+    )
+    rows = tuple(
+        (percent(sparsity), *(number(value) for value in values), number(drift))
+        for sparsity, values, drift in sweep_curve(result)
+    )
+    return [Table("Sparsity and perplexity", columns, rows, "0 is the dense model")]
+
+
+def sweep_curve(result: PruningResult) -> list[tuple[float, tuple[float, ...], float]]:
+    """(sparsity, perplexity on every set, drift) in ascending sparsity, with the dense and the kept model."""
+    points = {one.sparsity: (one.perplexity, one.drift) for one in result.sweep}
+    points[0.0] = (tuple(one.before for one in result.perplexity), 0.0)
+    points[result.sparsity] = (tuple(one.after for one in result.perplexity), result.drift[-1])
+    return [(sparsity, *points[sparsity]) for sparsity in sorted(points)]
+
+
+def _exactness(result: PruningResult) -> list[Table]:
+    """Pairs of maps before and after, where they were measured."""
+    before = {one.name: one for one in result.exactness[0]}
+    after = result.exactness[1]
+    if not after:
+        return []
+    columns = (
+        Column("block", "its MLP writes, the next attention reads", numeric=False),
+        Column("written", "rank of the image, 99 % of the energy"),
+        Column("free", "directions that are written and not read"),
+        Column("kappa", "complex defect: 0 when nothing written is read"),
+        Column("eta", "homology defect: the share of the kernel that is not written"),
+        Column("alignment", "1 at random, above when what is written is read"),
+    )
+    rows = tuple(
+        (
+            clean(one.name),
+            *(
+                f"{_shown(before.get(one.name), key)} -> {_shown(one, key)}"
+                for key in ("rank_image", "free_rank", "kappa", "eta", "read_alignment")
+            ),
+        )
+        for one in after
+    )
+    return [Table("Exactness, before -> after", columns, rows, "on calibration texts")]
+
+
+def _shown(pair: PairReport | None, key: str) -> str:
+    return "-" if pair is None else number(getattr(pair, key))
 
 
 def _maps(result: PruningResult) -> Table:

@@ -16,7 +16,7 @@ from typing import Any
 from cohomcli.verify.arrays import balls, float_down, float_up
 from cohomcli.verify.document import Context, Rejected
 from cohomcli.verify.enclose import enclose
-from cohomcli.verify.kinds.common import NORM_WORDS, Kind, agree, exceeds, input_id, subject, where
+from cohomcli.verify.kinds.common import NORM_WORDS, Kind, agree, exceeds, input_id, stored_in, subject, where
 from cohomcli.verify.rounding import fraction_down, nearest_even, sqrt_down, storage_format
 
 Ends = list[tuple[float, float]]
@@ -25,7 +25,7 @@ Ends = list[tuple[float, float]]
 def statement(document: Mapping[str, Any]) -> str:
     """The sentence."""
     claim = document["claim"]
-    cut = ", ".join(f"{part['name']} in {part['format']}" for part in claim["cut"])
+    cut = ", ".join(f"{part['name']} in {stored_in(part['format'])}" for part in claim["cut"])
     return (
         f"{subject(document)} at the inputs {input_id(document, 'first')} and {input_id(document, 'second')}: once "
         f"{cut} is stored (rounded once), both are the same, and no algorithm that goes on from there has a "

@@ -103,6 +103,11 @@ def selected(context: Context, inputs: Mapping[str, NDArray[Any]]) -> list[Truth
     return found
 
 
+def stored_in(fmt: str) -> str:
+    """How a format's numbers are meant: those of eight bits without a scale."""
+    return f"{fmt} without a scale" if fmt in ("e4m3", "e5m2") else fmt
+
+
 def where(claim: Mapping[str, Any]) -> str:
     """ "output 'logits'", or an entry of it."""
     names = ", ".join(repr(str(name)) for name in claim["outputs"])

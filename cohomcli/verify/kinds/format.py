@@ -11,7 +11,7 @@ from typing import Any
 
 from cohomcli.verify.document import Context, Rejected
 from cohomcli.verify.errors_of import error_below
-from cohomcli.verify.kinds.common import NORM_WORDS, Kind, agree, exceeds, input_id, selected, subject, where
+from cohomcli.verify.kinds.common import NORM_WORDS, Kind, agree, exceeds, input_id, selected, stored_in, subject, where
 from cohomcli.verify.rounding import distance, storage_format
 
 
@@ -20,8 +20,8 @@ def statement(document: Mapping[str, Any]) -> str:
     claim = document["claim"]
     return (
         f"{subject(document)} at the input {input_id(document)}: no algorithm whose {where(claim)} is stored in "
-        f"{claim['format']} has a {NORM_WORDS[claim['norm']]} of {claim['epsilon']!r} or less there, because "
-        f"already the nearest numbers of {claim['format']} err by at least {claim['error']!r}."
+        f"{stored_in(claim['format'])} has a {NORM_WORDS[claim['norm']]} of {claim['epsilon']!r} or less there, "
+        f"because already the nearest numbers of {claim['format']} err by at least {claim['error']!r}."
     )
 
 

@@ -16,7 +16,7 @@ from cohomcli.verify.errors_of import divergence_below, error_below, gaps_to
 from cohomcli.verify.kinds.common import NORM_WORDS, Kind, agree, exceeds, input_id, selected, subject, where
 
 SEMANTICS = {
-    "store": "every stored tensor rounded once, computed in float32",
+    "store": "every stored tensor rounded once, those of eight bits with a power-of-two scale, computed in float32",
     "native": "PyTorch's own CPU kernels after conversion of the module",
 }
 

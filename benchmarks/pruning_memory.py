@@ -1,0 +1,95 @@
+"""Peak memory of pruning a model of GPT-2-small's size, against the model plus the Grams of two blocks.
+
+    python -m benchmarks.pruning_memory                    # 12 layers of width 768, chain at 0.5
+    python -m benchmarks.pruning_memory --method sparsegpt --tokens 8192
+
+Weights and texts are random: memory does not depend on them. The peak is that of the resident set (VmHWM, Linux) over
+what the process held before the model was made, after a tiny model was pruned so that all code is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, GPT2Config
+
+from cohomcli.models.layout import find_stacks
+from cohomcli.pruning.forecast import forecast_bytes
+from cohomcli.pruning.options import PruneOptions
+from cohomcli.pruning.parts import anatomy_of, at
+from cohomcli.pruning.pattern import parse_pattern
+from cohomcli.pruning.prune import prune
+from cohomcli.pruning.slicing import matrix
+
+MIB = 2**20
+DOUBLE = 8
+
+
+def status(key: str) -> int:
+    """Bytes of a line of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def model_of(n_layer: int, width: int) -> nn.Module:
+    """A GPT-2 with random weights."""
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=n_layer, n_embd=width, n_head=max(1, width // 64))
+    model: nn.Module = AutoModelForCausalLM.from_config(config)
+    return model.eval().requires_grad_(False)
+
+
+def run(model: nn.Module, arguments: argparse.Namespace, tokens: int) -> None:
+    """Prune `model` on random tokens."""
+    length = min(512, tokens // 2)
+    ids = torch.randint(0, 50000, (tokens // length, length), generator=torch.Generator().manual_seed(1))
+    size = max(1, min(arguments.batch // length, len(ids) // 2))
+    batches = [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in torch.split(ids, size)]
+    options = PruneOptions(arguments.method, parse_pattern(arguments.pattern))
+    prune(model, find_stacks(model).stacks[0], batches, options)
+
+
+def gram_bytes(model: nn.Module) -> int:
+    """The Grams of one block in float64, one for each group of maps that read the same inputs."""
+    block = find_stacks(model).stacks[0].blocks[0]
+    return sum(DOUBLE * matrix(at(block, group.paths[0])).shape[1] ** 2 for group in anatomy_of(block).groups)
+
+
+def main() -> None:
+    """Measure and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--method", default="chain")
+    parser.add_argument("--pattern", default="0.5")
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--batch", type=int, default=1024, help="tokens that go through a block together")
+    arguments = parser.parse_args()
+    run(model_of(1, 64), arguments, 256)
+    gc.collect()
+    before = status("VmRSS")
+    model = model_of(arguments.layers, arguments.width)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    grams = gram_bytes(model)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    begun = time.process_time()
+    run(model, arguments, arguments.tokens)
+    peak = status("VmHWM") - before
+    allowed = weights + 2 * grams
+    print(f"model {weights / MIB:.0f} MiB, Grams of one block {grams / MIB:.0f} MiB, code {before / MIB:.0f} MiB")
+    forecast = forecast_bytes(find_stacks(model).stacks[0], arguments.batch)
+    print(f"forecast beside the model {forecast / MIB:.0f} MiB, measured {(peak - weights) / MIB:.0f} MiB")
+    verdict = "below" if peak < allowed else "ABOVE"
+    print(
+        f"peak {peak / MIB:.0f} MiB, {verdict} the model plus two blocks' Grams, {allowed / MIB:.0f} MiB "
+        f"({time.process_time() - begun:.0f} CPU s)"
+    )
+
+
+if __name__ == "__main__":
+    main()
