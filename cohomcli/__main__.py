@@ -79,11 +79,14 @@ def _run(arguments: list[str]) -> int:
 
 
 def _disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is a full disk or quota; libraries in Rust say so in words only."""
+    """Whether an error, or its cause, is a full disk or quota; numpy and libraries in Rust say so in words only."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return True
-        if (found := re.search(r"\(os error (\d+)\)", str(error))) and int(found.group(1)) in DISK_FULL:
+        words = str(error)
+        if (found := re.search(r"\(os error (\d+)\)", words)) and int(found.group(1)) in DISK_FULL:
+            return True
+        if isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", words):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -347,3 +347,14 @@ def test_the_pipelines_in_the_documentation_run(
     assert ET.parse(work / "drift.xml").getroot().get("failures") == str(code)
     shown = work / ("summary.md" if script is github_script else "drift.md")
     assert "Drift from checkpoint-9" in shown.read_text()
+
+
+def test_runs_without_topology_are_no_runs_to_compare(tmp_path: Path, capsys) -> None:
+    """A newer training or plan of the same model must not stand for its analysis."""
+    out = ["--output-dir", str(tmp_path), "--quiet"]
+    assert main(["precision", "-m", "tiny-gpt", "--no-baselines", "--no-plots", "--no-html", *out]) == 0
+    plan = str((tmp_path / "latest").resolve())
+    capsys.readouterr()
+    assert main(["compare", plan, "tiny-bert", *out]) == 3
+    assert "no topology to compare" in capsys.readouterr().err
+    assert main(["compare", "tiny-gpt", "tiny-bert", *FAST[:4], "--no-perplexity", *out]) == 0

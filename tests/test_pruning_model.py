@@ -259,3 +259,24 @@ def test_allocations_average_to_what_was_asked(shares: list[float], sparsity: fl
     assert all(-1e-12 <= one < 1 and abs(one - sparsity) <= 2 * SPREAD for one in found)
     order = sorted(range(len(shares)), key=shares.__getitem__)
     assert all(found[a] >= found[b] - 1e-12 for a, b in pairwise(order))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_flap_keeps_the_mean_of_what_went_in_a_bias_and_reloads(family: str, tmp_path) -> None:
+    flap, wanda = _model(family), _model(family)
+    drifts = [_prune(model, method, "mlp:0.25").drift[-1] for model, method in ((flap, "flap"), (wanda, "wanda"))]
+    assert all(drift > 0 for drift in drifts)
+    assert flap.config.mlp_bias if family == "llama" else True
+    _assert_reloads(flap, tmp_path)
+
+
+def test_a_channel_that_never_changes_goes_into_flaps_bias_without_a_trace() -> None:
+    model = _model("gpt2")
+    with torch.no_grad():
+        for block in model.transformer.h:
+            block.mlp.c_fc.weight[:, :8] = 0  # a quarter of the channels is constant: gelu of the bias
+            block.mlp.c_fc.bias[:8] = 2
+    ids = _batches(1)[0]["input_ids"]
+    before = model(input_ids=ids).logits
+    _prune(model, "flap", "mlp:0.25")
+    torch.testing.assert_close(model(input_ids=ids).logits, before, rtol=1e-4, atol=1e-5)

@@ -114,7 +114,8 @@ def _pruning_lines(entry: Any) -> list[str]:
     return [
         head,
         *(
-            f"perplexity on {escape(one.dataset)} ({one.domain} of domain): {one.before:.2f} -> {one.after:.2f}"
+            f"perplexity on {escape(one.dataset)} ({'in' if one.domain == 'in' else 'out of'} domain): "
+            f"{one.before:.2f} -> {one.after:.2f}"
             for one in result.perplexity
         ),
     ]

@@ -17,7 +17,7 @@ from cohomcli.jobs.verdicts import check_targets
 from cohomcli.progress import Progress
 from cohomcli.results import Entry
 from cohomcli.runs.activations import stored_activations
-from cohomcli.runs.entries import save_entry
+from cohomcli.runs.entries import save_entry, with_proofs
 from cohomcli.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def compare(references: Sequence[str], config: Config, argv: list[str], progress
     label = "-".join(entry.model for entry in entries[:3])
     run = RunFolder.create(parent, "compare", label, argv, config.output.name, dump_yaml(config))
     with run:
+        pairs = zip(entries, sources, strict=True)
+        entries = [with_proofs(run, entry, source.artifacts) for entry, source in pairs]
         for entry in entries:
             save_entry(run, entry)
         finished = Finished("compare", config, entries, gathered.failures, comparison, _extra(comparison))

@@ -310,7 +310,7 @@ def _claims(result: PruningResult) -> Iterator[Claim]:
     for one in result.perplexity:
         yield Claim(
             f"perplexity {one.before:.2f} before and {one.after:.2f} after on {one.n_predictions} tokens of "
-            f"{one.dataset} ({one.domain} of domain)",
+            f"{one.dataset} ({'in' if one.domain == 'in' else 'out of'} domain)",
             "measured",
         )
 

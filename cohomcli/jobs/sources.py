@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cohomcli.config import Config
-from cohomcli.errors import CohomError
+from cohomcli.errors import CohomError, InputRefused
 from cohomcli.jobs.analyze import analyze
 from cohomcli.jobs.checkpoints import Checkpoint, find_checkpoints, is_collection, shared_tokenizer
 from cohomcli.progress import Progress
@@ -37,13 +37,21 @@ def sources_of(reference: str, config: Config, argv: list[str], progress: Progre
     parent = Path(config.output.dir)
     for folder in (Path(reference), parent / reference):
         if (folder / "results.json").is_file() or (reference == LATEST and folder.is_symlink()):
-            return [source for source in _stored(folder) if not source.entry.error]
+            return _comparable(folder)
     known = [source for source in newest_sources(parent) if source.entry.model == reference]
     if known:
         logger.warning("%s: taken from its newest run under %s", reference, parent)
         return known
     logger.warning("%s: no run found under %s, analysing it now", reference, parent)
     return _analysed(_alone(config, [reference]), argv, progress)[0]
+
+
+def _comparable(folder: Path) -> list[Source]:
+    sound = [source for source in _stored(folder) if not source.entry.error]
+    if sound and all(source.entry.topology is None for source in sound):
+        hint = "give a run of `cohom run` or `cohom tda`, or the model/ folder inside this one"
+        raise InputRefused(f"run {str(folder)!r} holds no topology to compare", hint)
+    return sound
 
 
 def _stored(folder: Path) -> list[Source]:
@@ -123,12 +131,12 @@ def population_sources(config: Config, argv: list[str], progress: Progress) -> l
 
 
 def newest_sources(parent: Path) -> list[Source]:
-    """The newest finished entry of every (model, data set) under `parent`, in the order of first appearance."""
+    """The newest entry with topology of every (model, data set) under `parent`, in the order of first appearance."""
     newest: dict[tuple[str, str], Source] = {}
     for folder in published(parent):
         if folder.name.split("-")[1:2] == ["compare"]:
             continue
         for source in _stored(folder):
-            if not source.entry.error:
+            if not source.entry.error and source.entry.topology is not None:  # a training or pruning has none
                 newest[source.key] = source
     return list(newest.values())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cohomcli.errors import UsageError
 from cohomcli.models.layout import Stack
+from cohomcli.models.memory import give_back
 from cohomcli.progress import Progress, silent
 from cohomcli.pruning.allocation import outlier_allocation
 from cohomcli.pruning.context import Context
@@ -134,6 +135,7 @@ class _Pruner:
         for path, shrink in zip(group.paths, shrinks, strict=True):
             problem = replace(self.context.problem(at(block, path), moments, factor), shrink=shrink)
             solution = self.guard.solve(f"layer_{index}.{path}", problem, solver)
+            give_back()
             self.context.note(f"layer_{index}.{path}", problem, solution)
             store(at(block, path), solution)
 

@@ -23,7 +23,7 @@ Solver = Callable[["Problem"], Tensor]
 
 DAMP = 0.01  # share of the mean diagonal that is added to a Gram before it is inverted (SparseGPT's default)
 BLOCK = 128  # columns that SparseGPT chooses among at a time
-CHUNK = 256  # rows that ADMM works on at a time
+CHUNK = 128  # rows that ADMM works on at a time
 GRADUAL, FIXED = 10, 5  # ADMM steps while the mask grows, and with the final mask
 
 
@@ -141,8 +141,11 @@ def admm(problem: Problem) -> Tensor:
     """
     if problem.pattern.kind == "layer":
         return _alternate(problem)
-    parts = zip(torch.split(problem.weight, CHUNK), torch.split(problem.target, CHUNK), strict=True)
-    return torch.cat([_alternate(replace(problem, weight=weight, target=target)) for weight, target in parts])
+    solution = torch.empty(problem.weight.shape, dtype=problem.weight.dtype)
+    parts = (torch.split(matrix, CHUNK) for matrix in (problem.weight, problem.target, solution))
+    for weight, target, part in zip(*parts, strict=True):
+        part.copy_(_alternate(replace(problem, weight=weight, target=target)))
+    return solution
 
 
 def _alternate(problem: Problem) -> Tensor:

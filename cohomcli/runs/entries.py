@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from cohomcli.results import SCHEMA, Claim, Entry
 from cohomcli.runs.activations import FILE as ACTIVATIONS_FILE
 from cohomcli.runs.activations import Wish, wanted
 from cohomcli.runs.circuits import circuits_document, read_circuits
-from cohomcli.runs.files import read_json, sha256_file, to_json, write_whole
+from cohomcli.runs.files import read_json, sha256_file, to_json, write_whole, writing
 from cohomcli.runs.folder import RunFolder
 from cohomcli.runs.generation import generation_document, read_generation
 from cohomcli.runs.precision import precision_document, read_precision
@@ -34,6 +35,7 @@ ENTRY_FILE = "entry.json"
 DIAGRAMS_FILE = "diagrams.safetensors"
 TEXTS_FILE = "texts.jsonl"
 PRECISION_FILE = "precision.json"
+CERTIFICATES = "certificates"
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,27 @@ def save_entry(run: RunFolder, entry: Entry) -> None:
 
         run.write(f"{base}/{DIAGRAMS_FILE}", save(_diagram_arrays(entry.topology)))
     run.write(f"{base}/{ENTRY_FILE}", to_json(entry_document(entry)))
+
+
+def with_proofs(run: RunFolder, entry: Entry, artifacts: Path) -> Entry:
+    """`entry`, read from another run's `artifacts`, with its certificates copied, so that `run` proves its claims."""
+    from cohomcli.precision.result import PrecisionResult
+
+    if not (artifacts / CERTIFICATES).is_dir():
+        return entry
+    here = f"artifacts/{slug(entry.model, entry.dataset)}/{CERTIFICATES}"
+    with writing(run.stage):
+        shutil.copytree(artifacts / CERTIFICATES, run.path(here), dirs_exist_ok=True)
+
+    def moved(path: str | None) -> str | None:
+        return f"{here}/{Path(path).name}" if path else path
+
+    claims = tuple(replace(claim, certificate=moved(claim.certificate)) for claim in entry.claims)
+    precision = entry.precision
+    if isinstance(precision, PrecisionResult):
+        rows = tuple(replace(row, certificate=moved(row.certificate)) for row in precision.refutations)
+        precision = replace(precision, refutations=rows)
+    return replace(entry, claims=claims, precision=precision)
 
 
 def _diagram_arrays(result: TopologyResult) -> dict[str, NDArray[Any]]:
