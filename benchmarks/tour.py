@@ -4,8 +4,8 @@
     python -m benchmarks.tour --words      # the same, but numbers may be any: another processor rounds otherwise
     python -m benchmarks.tour --write      # put what was printed into the page
 
-A block of the page that begins with `$ ` is a command and its output. Words must be equal and numbers within 2 %; times,
-hashes, and the stamps in folder names are left out of the comparison.
+A block of the page that begins with `$ ` is a command and its output. Words must be equal and numbers within 2 %;
+times, hashes, and the stamps in folder names are left out of the comparison.
 """
 
 from __future__ import annotations
