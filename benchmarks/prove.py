@@ -24,7 +24,8 @@ from cohomcli.precision.output_norm import bind
 from cohomcli.precision.prove.box import certify_box
 from cohomcli.precision.prove.lowering import known_values
 from cohomcli.precision.prove.package import Package
-from cohomcli.precision.prove.refute import Refutation, RefuteOptions, refute
+from cohomcli.precision.prove.refute import RefuteOptions, refute
+from cohomcli.precision.result import Refutation
 from cohomcli.verify.checker import verify
 from cohomcli.verify.enclose import enclose, forecast, start_precision
 

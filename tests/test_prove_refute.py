@@ -30,8 +30,9 @@ from cohomcli.precision.prove.collision import cell  # noqa: E402
 from cohomcli.precision.prove.curvature import curvature  # noqa: E402
 from cohomcli.precision.prove.optimality import write_optimality  # noqa: E402
 from cohomcli.precision.prove.package import Package  # noqa: E402
-from cohomcli.precision.prove.refute import Refutation, RefuteOptions, refute  # noqa: E402
+from cohomcli.precision.prove.refute import RefuteOptions, refute  # noqa: E402
 from cohomcli.precision.prove.witness import worst  # noqa: E402
+from cohomcli.precision.result import Refutation  # noqa: E402
 from cohomcli.precision.rounding import round_to  # noqa: E402
 from cohomcli.precision.spec import Problem  # noqa: E402
 from cohomcli.verify.arrays import Unsupported  # noqa: E402

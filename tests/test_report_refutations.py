@@ -17,9 +17,7 @@ class Result:
 
 
 def test_rows_say_what_was_tried_and_what_became_of_it() -> None:
-    proved = Refutation(
-        "bf16", "format", "no algorithm ...", 1.0, "max-abs", 38.9, "artifacts/x/format-bf16.json", "proved"
-    )
+    proved = Refutation("bf16", "format", "no algorithm ...", 1.0, "max-abs", 38.9, "artifacts/x/format-bf16.json")
     missing = Refutation("fp16", "collision", "the inputs are discrete", 1.0, "max-abs", None)
     table = refutation_table(Result(proved, missing))  # type: ignore[arg-type]
     assert [row[2] for row in table.rows] == ["proved", "not found"]

@@ -53,6 +53,23 @@ class PairBatch:
         return self.clean if side == "clean" else self.corrupt
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A batch with what a graph's parts compute on both sides.
+
+    Channels (B, T, C) of every site for heads and neurons; for edges one tensor (U, B, T, d), what every source adds to
+    the residual stream.
+    """
+
+    batch: PairBatch
+    clean: tuple[Tensor, ...]
+    corrupt: tuple[Tensor, ...]
+
+    def side(self, side: Side) -> tuple[Tensor, ...]:
+        """The tensors of one side."""
+        return self.clean if side == "clean" else self.corrupt
+
+
 def batches_of(pairs: Sequence[Tokens], device: torch.device, most: int = 16) -> list[PairBatch]:
     """Batches of at most `most` pairs of equal length: none needs padding."""
     batches = []

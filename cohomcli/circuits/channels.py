@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cohomcli.circuits.batches import Metric, PairBatch, Side, last_logits, measure
+from cohomcli.circuits.batches import Metric, PairBatch, Recorded, Side, last_logits, measure
 from cohomcli.circuits.hooks import all_of, embedded, interpolated, on_input
 from cohomcli.models.units import Unit
 from cohomcli.models.wiring import WiredBlock
@@ -27,19 +27,6 @@ class Site:
 
     module: nn.Module
     owner: Tensor
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A batch with the channels of every site, (B, T, C), on both sides."""
-
-    batch: PairBatch
-    clean: tuple[Tensor, ...]
-    corrupt: tuple[Tensor, ...]
-
-    def side(self, side: Side) -> tuple[Tensor, ...]:
-        """The channels of one side."""
-        return self.clean if side == "clean" else self.corrupt
 
 
 class ChannelGraph:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cohomcli.circuits.batches import Metric, PairBatch, Side, last_logits, measure
+from cohomcli.circuits.batches import Metric, PairBatch, Recorded, Side, last_logits, measure
 from cohomcli.circuits.hooks import all_of, embedded, interpolated, on_input, on_output
 from cohomcli.errors import InputRefused
 from cohomcli.models.maps import weight_matrix
@@ -36,19 +36,6 @@ class Reader:
     n_sources: int  # sources that stand before it, in order
     path: str = ""
     rows: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A batch with what every source adds to the residual stream, (U, B, T, d), on both sides."""
-
-    batch: PairBatch
-    clean: tuple[Tensor, ...]
-    corrupt: tuple[Tensor, ...]
-
-    def side(self, side: Side) -> tuple[Tensor, ...]:
-        """The one tensor of a side, in a tuple as other graphs have several."""
-        return self.clean if side == "clean" else self.corrupt
 
 
 class EdgeGraph:

@@ -1,35 +1,57 @@
-"""What `run` and `tda` share: read the options, call the job, print."""
+"""What the commands that fill a run folder share: read the options, call the job, print."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cohomcli.cli.console import print_json, progress_bars, setup_logging
 from cohomcli.cli.options import config_flags
 from cohomcli.names import printable
 
+if TYPE_CHECKING:
+    from cohomcli.config import Config
+
 
 def execute(command: str, values: dict[str, Any], forced: dict[str, Any] | None = None) -> int:
-    """Resolve the configuration (`forced` keys win over everything), run the job, print, return the exit code."""
-    from cohomcli.config import resolve as resolve_config
+    """Resolve the configuration (`forced` keys win over everything), run the analysis, print, return the exit code."""
     from cohomcli.jobs import analyze
 
-    setup_logging(values["quiet"], values["verbose"])
     warn_ignored(values)
-    config = resolve_config(values["config_file"], values["overrides"] or (), config_flags(values) | (forced or {}))
+    config = configured(values, forced)
     if values["dry_run"]:
         return _dry_run(command, config, values["json_output"])
+    outcome = run_job(values, config, partial(analyze.analyze, command), partial(analyze.resume, command))
+    return report(values, outcome)
+
+
+def configured(values: dict[str, Any], forced: dict[str, Any] | None = None) -> Config:
+    """Set up logging and resolve the configuration; `forced` keys win over everything."""
+    from cohomcli.config import resolve
+
+    setup_logging(values["quiet"], values["verbose"])
+    return resolve(values["config_file"], values["overrides"] or (), config_flags(values) | (forced or {}))
+
+
+def run_job(
+    values: dict[str, Any], config: Config, start: Callable[..., Any], resume: Callable[..., Any] | None = None
+) -> Any:
+    """`start(config, argv, progress)` under progress bars, or with --resume `resume(parent, name, argv, progress)`."""
     with progress_bars(values["quiet"]) as progress:
-        if values["resume"]:
-            outcome = analyze.resume(command, Path(config.output.dir), values["resume"], sys.argv[1:], progress)
-        else:
-            outcome = analyze.analyze(command, config, sys.argv[1:], progress)
+        if resume is not None and values["resume"]:
+            return resume(Path(config.output.dir), values["resume"], sys.argv[1:], progress)
+        return start(config, sys.argv[1:], progress)
+
+
+def report(values: dict[str, Any], outcome: Any) -> int:
+    """Print the result and the gates that tripped; returns the exit code."""
     print_outcome(outcome, values["json_output"])
     print_gates(outcome)
-    return outcome.exit_code
+    code: int = outcome.exit_code
+    return code
 
 
 def print_gates(outcome: Any) -> None:

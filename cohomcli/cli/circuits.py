@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import typer
 
-from cohomcli.cli.analysis import print_gates, print_outcome, print_plan
-from cohomcli.cli.console import progress_bars, setup_logging
-from cohomcli.cli.options import CIRCUITS, CONTROL_OPTIONS, DRY_RUN, MACHINE, MODELS, add_command, config_flags
+from cohomcli.cli.analysis import configured, print_plan, report, run_job
+from cohomcli.cli.options import CIRCUITS, CONTROL_OPTIONS, DRY_RUN, MACHINE, MODELS, add_command
 
 _NOT_HERE = {"num_layers", "hf_model", "models_list", "activations.cache", "activations.store"}
 
@@ -25,16 +23,10 @@ def circuits(values: dict[str, Any]) -> int:
 
     Half of the pairs find it, the other half measure what it keeps. `cohom prune --protect` leaves it untouched.
     """
-    from cohomcli.config import resolve as resolve_config
     from cohomcli.jobs import circuits as job
 
-    setup_logging(values["quiet"], values["verbose"])
-    config = resolve_config(values["config_file"], values["overrides"] or (), config_flags(values))
+    config = configured(values)
     if values["dry_run"]:
         print_plan(job.plan(config), values["json_output"])
         return 0
-    with progress_bars(values["quiet"]) as progress:
-        outcome = job.circuits(config, sys.argv[1:], progress)
-    print_outcome(outcome, values["json_output"])
-    print_gates(outcome)
-    return outcome.exit_code
+    return report(values, run_job(values, config, job.circuits))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from typing import Any
 
 import typer
 
-from cohomcli.cli.analysis import print_gates, print_outcome, warn_ignored
-from cohomcli.cli.console import progress_bars, setup_logging
+from cohomcli.cli.analysis import configured, report, run_job, warn_ignored
 from cohomcli.cli.options import (
     COMPARE,
     CONTROL_OPTIONS,
@@ -35,16 +34,10 @@ def compare(values: dict[str, Any]) -> int:
     Without arguments the newest run of every model there is compared. Drift is measured from --baseline, or else from
     the first that is named: --fail-on 'topology.layers.max_drift > 0.1' ends the command with exit code 1 above it.
     """
-    from cohomcli.config import resolve as resolve_config
     from cohomcli.jobs.compare import compare as job
 
-    setup_logging(values["quiet"], values["verbose"])
     warn_ignored(values)
-    flags = config_flags(values)
-    config = resolve_config(values["config_file"], values["overrides"] or (), flags)
+    config = configured(values)
     named = [part for text in values["references"] or [] for part in text.split(",") if part]
-    with progress_bars(values["quiet"]) as progress:
-        outcome = job([*named, *(flags["models"] or [])], config, sys.argv[1:], progress)
-    print_outcome(outcome, values["json_output"])
-    print_gates(outcome)
-    return outcome.exit_code
+    references = [*named, *(config_flags(values)["models"] or [])]
+    return report(values, run_job(values, config, partial(job, references)))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import typer
 
-from cohomcli.cli.analysis import print_gates, print_outcome
-from cohomcli.cli.console import progress_bars, setup_logging
-from cohomcli.cli.options import CONTROL_OPTIONS, GENERATION, MACHINE, MODELS, add_command, config_flags
+from cohomcli.cli.analysis import configured, report, run_job
+from cohomcli.cli.options import CONTROL_OPTIONS, GENERATION, MACHINE, MODELS, add_command
 
 _HERE = {"models", "compute.seed", "compute.device", "compute.threads"}
 _NOT_HERE = {"activations.cache", "activations.store"}
@@ -27,13 +25,6 @@ def generate(values: dict[str, Any]) -> int:
 
     --model names the run folder of `cohom train --objective grid`, or its model folder.
     """
-    from cohomcli.config import resolve as resolve_config
     from cohomcli.jobs import generate as job
 
-    setup_logging(values["quiet"], values["verbose"])
-    config = resolve_config(values["config_file"], values["overrides"] or (), config_flags(values))
-    with progress_bars(values["quiet"]) as progress:
-        outcome = job.generate(config, sys.argv[1:], progress)
-    print_outcome(outcome, values["json_output"])
-    print_gates(outcome)
-    return outcome.exit_code
+    return report(values, run_job(values, configured(values), job.generate))

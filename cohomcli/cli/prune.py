@@ -8,8 +8,7 @@ from typing import Any
 
 import typer
 
-from cohomcli.cli.analysis import print_gates, print_outcome, print_plan
-from cohomcli.cli.console import progress_bars, setup_logging
+from cohomcli.cli.analysis import configured, print_gates, print_outcome, print_plan, run_job
 from cohomcli.cli.options import (
     CONTROL_OPTIONS,
     DATA,
@@ -19,7 +18,6 @@ from cohomcli.cli.options import (
     PRUNING,
     RESUME,
     add_command,
-    config_flags,
 )
 
 _NOT_HERE = {"num_layers", "hf_model", "models_list", "datasets_list", "activations.cache", "activations.store"}
@@ -41,24 +39,19 @@ def prune(values: dict[str, Any]) -> int:
 
     The report has the perplexity before and after on held-out text, in and out of domain.
     """
-    from cohomcli.config import resolve as resolve_config
     from cohomcli.jobs import prune as job
 
-    setup_logging(values["quiet"], values["verbose"])
-    config = resolve_config(values["config_file"], values["overrides"] or (), config_flags(values))
+    config = configured(values)
     if values["dry_run"]:
         print_plan(job.plan(config), values["json_output"])
         return 0
-    with progress_bars(values["quiet"]) as progress:
-        if values["resume"]:
-            outcome = job.resume(Path(config.output.dir), values["resume"], sys.argv[1:], progress)
-        else:
-            outcome = job.prune(config, sys.argv[1:], progress)
+    outcome = run_job(values, config, job.prune, job.resume)
     print_outcome(outcome, values["json_output"])
     if not values["quiet"]:
         _print_speed(outcome.folder)
     print_gates(outcome)
-    return outcome.exit_code
+    code: int = outcome.exit_code
+    return code
 
 
 def _print_speed(folder: Path) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import typer
 
-from cohomcli.cli.analysis import print_gates, print_outcome, print_plan
-from cohomcli.cli.console import progress_bars, setup_logging
+from cohomcli.cli.analysis import configured, print_plan, report, run_job
 from cohomcli.cli.options import (
     ABLATION,
     CONTROL_OPTIONS,
@@ -20,7 +17,6 @@ from cohomcli.cli.options import (
     RESUME,
     TRAINING,
     add_command,
-    config_flags,
 )
 
 _NOT_HERE = {"num_layers", "hf_model", "models_list", "datasets_list", "activations.cache", "activations.store"}
@@ -42,21 +38,13 @@ def train(values: dict[str, Any]) -> int:
     --model names where to start; training.architecture in a configuration file builds a new model instead. --ablate
     asks instead whether the structural losses help, against a placebo and others, over several seeds.
     """
-    from cohomcli.config import resolve as resolve_config
     from cohomcli.jobs import train as job
 
-    setup_logging(values["quiet"], values["verbose"])
-    config = resolve_config(values["config_file"], values["overrides"] or (), config_flags(values))
+    config = configured(values)
     if values["dry_run"]:
         print_plan(job.plan(config), values["json_output"])
         return 0
-    with progress_bars(values["quiet"]) as progress:
-        if values["resume"]:
-            outcome = job.resume(Path(config.output.dir), values["resume"], sys.argv[1:], progress)
-        else:
-            outcome = job.train(config, sys.argv[1:], progress)
+    outcome = run_job(values, config, job.train, job.resume)
     if outcome is None:  # not the first process of a distributed launch
         return 0
-    print_outcome(outcome, values["json_output"])
-    print_gates(outcome)
-    return outcome.exit_code
+    return report(values, outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cohomcli.jobs.precision import PrecisionPart
-    from cohomcli.precision.prove.refute import Refutation
+    from cohomcli.precision.result import Refutation
 
 logger = logging.getLogger(__name__)
 _VERSIONS = ("torch", "transformers", "python-flint", "numpy")
@@ -128,7 +128,6 @@ def _with_refutations(
     from cohomcli.precision.prove.package import Package
     from cohomcli.precision.prove.refute import RefuteOptions, refute
     from cohomcli.precision.result import PrecisionResult
-    from cohomcli.precision.result import Refutation as Row
 
     assert part.analysis is not None
     assert part.inputs is not None
@@ -137,7 +136,7 @@ def _with_refutations(
     formats = tuple(f for f in _TRIES if f in part.analysis.sensitivity.formats)
     options = RefuteOptions(wanted.epsilon, wanted.norm, formats, model)
     found = refute(captured, part.inputs.calibration, options, package, progress)
-    rows = tuple(Row(**asdict(_placed(r, place.relative)), status=r.status) for r in found)
+    rows = tuple(_placed(r, place.relative) for r in found)
     assert isinstance(part.result, PrecisionResult)
     result = replace(part.result, refutations=(*part.result.refutations, *rows))
     proved = tuple(Claim(row.text, "proved", row.certificate) for row in rows if row.certificate)
@@ -154,8 +153,7 @@ def _placed(refutation: Refutation, relative: str) -> Refutation:
 def _with_box(place: _Place, part: PrecisionPart, config: Config) -> PrecisionPart:
     from cohomcli.precision.prove.box import N_SAMPLES, certify_box
     from cohomcli.precision.prove.package import Package
-    from cohomcli.precision.result import PrecisionResult
-    from cohomcli.precision.result import Refutation as Row
+    from cohomcli.precision.result import PrecisionResult, Refutation
 
     assert part.analysis is not None
     assert part.inputs is not None
@@ -171,6 +169,6 @@ def _with_box(place: _Place, part: PrecisionPart, config: Config) -> PrecisionPa
         f"the largest absolute error of {found.plan} among {N_SAMPLES} inputs drawn from that box is "
         f"{found.sampled:.3g}: certified over sampled is {found.ratio:.3g}"
     )
-    row = Row(found.plan, "box", text, config.precision.epsilon, "max-abs", found.certified, path, "proved")
+    row = Refutation(found.plan, "box", text, config.precision.epsilon, "max-abs", found.certified, path)
     result = replace(part.result, refutations=(*part.result.refutations, row))
     return replace(part, result=result, claims=(*part.claims, Claim(text, "proved", path), Claim(seen, "measured")))

@@ -171,9 +171,9 @@ class CurvatureRow:
 class Refutation:
     """What became of one attempt to prove something about formats and epsilon (`precision.prove`).
 
-    `kind` is format, collision, witness or curvature, which say what cannot be, or box, an upper bound of the plan's
-    error. `status` is "proved", with the path of its certificate and the proved bound `error` of the error (None: not
-    finite, or none), or "not found", with the reason in `text`.
+    `kind` is format, collision, witness or curvature (whose `format` is "any"), which say what cannot be, or box, an
+    upper bound of the plan's error. It is proved, with its certificate's file and the proved bound `error` of the error
+    (None: not finite, or none), or not found, with the reason in `text`.
     """
 
     format: str
@@ -183,7 +183,11 @@ class Refutation:
     norm: str
     error: float | None
     certificate: str | None = None
-    status: str = "not found"
+
+    @property
+    def status(self) -> str:
+        """ "proved" or "not found"."""
+        return "proved" if self.certificate else "not found"
 
 
 @dataclass(frozen=True)

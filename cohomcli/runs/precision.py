@@ -72,7 +72,7 @@ def precision_document(result: PrecisionOutcome) -> dict[str, Any]:
         "pareto": [asdict(p) for p in result.pareto],
         "curvature": [asdict(c) for c in result.curvature],
         "balance": asdict(result.balance) if result.balance else None,
-        "claims": [asdict(r) for r in result.refutations],
+        "claims": [asdict(r) | {"status": r.status} for r in result.refutations],
         "exports": [asdict(e) for e in result.exports],
         "notes": list(result.notes),
     }

@@ -20,12 +20,13 @@ from cohomcli.precision.program import call
 from cohomcli.precision.prove.lowering import as_array
 from cohomcli.precision.prove.package import Package
 from cohomcli.precision.prove.witness import differentiable
+from cohomcli.precision.result import Refutation
 from cohomcli.precision.rounding import round_to
 from cohomcli.verify.enclose import enclose
 from cohomcli.verify.kinds.collision import ends_of, error_at_one
 
 if TYPE_CHECKING:
-    from cohomcli.precision.prove.refute import Refutation, RefuteOptions
+    from cohomcli.precision.prove.refute import RefuteOptions
 
 MOST_CUTS = 24
 MOST_CUT_ENTRIES = 1 << 14
@@ -48,7 +49,6 @@ def collisions(
     captured: Captured, inputs: Sequence[Any], fmt: str, options: RefuteOptions, package: Package
 ) -> Refutation:
     """The best collision of a format over the tried cuts, proved if it exceeds epsilon."""
-    from cohomcli.precision.prove.refute import Refutation
 
     def missing(why: str) -> Refutation:
         text = f"no two inputs found that {fmt} cannot tell apart behind a cut and whose outputs differ enough: {why}"
@@ -68,8 +68,6 @@ def collisions(
 
 
 def _prove(captured: Captured, pair: _Pair, fmt: str, options: RefuteOptions, package: Package) -> Refutation | None:
-    from cohomcli.precision.prove.refute import Refutation
-
     graph = package.graph
     slot = graph.outputs[pair.output]
     held = {h.slot: as_array(h.tensor) for h in captured.program.held}

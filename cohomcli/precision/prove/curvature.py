@@ -11,12 +11,13 @@ from cohomcli.precision.capture import Captured
 from cohomcli.precision.prove.lowering import as_array
 from cohomcli.precision.prove.package import Package
 from cohomcli.precision.prove.witness import differentiable
+from cohomcli.precision.result import Refutation
 from cohomcli.verify.arrays import Undecided
 from cohomcli.verify.document import Rejected
 from cohomcli.verify.kinds.curvature import bits_of, derivatives_below
 
 if TYPE_CHECKING:
-    from cohomcli.precision.prove.refute import Refutation, RefuteOptions
+    from cohomcli.precision.prove.refute import RefuteOptions
 
 PIECES = 8
 PRECISION = 128
@@ -26,7 +27,6 @@ MOST_WORK = 1 << 17  # steps times entries of the weights: series are slow
 
 def curvature(captured: Captured, x: Any, options: RefuteOptions, package: Package) -> Refutation:
     """The bits that any algorithm needs of its place on a segment through `x`, for the tolerance as absolute error."""
-    from cohomcli.precision.prove.refute import Refutation
 
     def missing(why: str) -> Refutation:
         text = f"no segment found on which the curvature bound says something: {why}"
@@ -66,8 +66,6 @@ def _tried(
     options: RefuteOptions,
     package: Package,
 ) -> Refutation | None:
-    from cohomcli.precision.prove.refute import Refutation
-
     start, direction = ({s: as_array(v) for s, v in part.items()} for part in segment)
     held = {h.slot: as_array(h.tensor) for h in captured.program.held}
     name, entry, length = place

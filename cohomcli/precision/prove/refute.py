@@ -23,6 +23,7 @@ from cohomcli.precision.prove.curvature import curvature
 from cohomcli.precision.prove.lowering import as_array, known_values, named_inputs
 from cohomcli.precision.prove.package import Package
 from cohomcli.precision.prove.witness import Witness, worst
+from cohomcli.precision.result import Refutation
 from cohomcli.precision.spec import ErrorNorm
 from cohomcli.progress import Progress, silent
 from cohomcli.verify.arrays import balls
@@ -49,28 +50,6 @@ class RefuteOptions:
     norm: ErrorNorm = "rel-l2"
     formats: tuple[str, ...] = ("bf16", "fp16")
     native: nn.Module | None = None
-
-
-@dataclass(frozen=True)
-class Refutation:
-    """What became of one attempt: proved with a certificate, or not found with the reason in `text`.
-
-    `kind` is format, collision, witness or curvature (whose `format` is "any"); `error` is the proved lower bound
-    (None: not finite, or nothing proved).
-    """
-
-    format: str
-    kind: str
-    text: str
-    epsilon: float
-    norm: str
-    error: float | None
-    certificate: str | None = None
-
-    @property
-    def status(self) -> str:
-        """ "proved" or "not found"."""
-        return "proved" if self.certificate else "not found"
 
 
 def refute(
