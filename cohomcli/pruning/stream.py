@@ -109,6 +109,7 @@ class Flow:
     def gather(self, group: Group) -> None:
         """Run the block, pruned as far as it is, on the pruned stream up to `group`; its inputs go onto the shelf."""
         self.gathered.add(group.key)
+        give_back()  # what the group before took
         for batch in range(self.n_batches):
             hidden = self.hidden(PRUNED, batch)
             seen: dict[str, Tensor] = {}
@@ -170,6 +171,7 @@ class Flow:
         moved = total = 0.0
         last = self._mlp
         known = self.adds and not self.anatomy.post_norm and last.key in self.gathered
+        give_back()
         for batch in range(self.n_batches):
             if known:
                 x = self.inputs(last, batch)
@@ -225,8 +227,8 @@ class Flow:
 def _first_calls(
     model: nn.Module, stack: Stack, batches: Sequence[dict[str, Tensor]], shelf: Shelf
 ) -> tuple[tuple[int, ...], list[Call]]:
-    """Shape (B, T, d) of the hidden states and what every block is called with; the first batch runs through, of the
-    others only what comes before the blocks is computed.
+    """Shape (B, T, d) of the hidden states and what every block is called with. Only what comes before the blocks is
+    computed, and the first block once, whose output stands for that of all others: no call depends on its values.
     """
     shapes: list[tuple[int, ...]] = []
     calls: list[Call] = []
@@ -237,21 +239,37 @@ def _first_calls(
         for stream in (DENSE, PRUNED):
             shelf.put(stream, len(shapes), hidden.flatten(0, -2))
         shapes.append(tuple(hidden.shape))
-        if len(shapes) > 1:
-            raise _Enough
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if len(shapes) == 1:
+        if len(calls) < len(stack.blocks):
             rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
             calls.append(Call(args[1:], rest))
+        if len(calls) == len(stack.blocks):
+            raise _Enough
 
-    with _hooks() as handles:
+    with _hooks() as handles, _answering(stack.blocks):
         handles.append(stack.blocks[0].register_forward_pre_hook(enters, with_kwargs=True))
         handles += [block.register_forward_pre_hook(note, with_kwargs=True) for block in stack.blocks]
         for batch in batches:
             with suppress(_Enough):
                 stack.module(**batch, **options)
+    give_back()
     return shapes[0], calls
+
+
+@contextmanager
+def _answering(blocks: Sequence[Any]) -> Iterator[None]:
+    """Inside, all blocks but the first compute nothing and give what the first gave."""
+    found: list[Any] = []
+    handle = blocks[0].register_forward_hook(lambda module, args, output: found.append(output))
+    for block in blocks[1:]:
+        block.forward = lambda *args, **kwargs: found[0]
+    try:
+        yield
+    finally:
+        handle.remove()
+        for block in blocks[1:]:
+            del block.forward
 
 
 def run_block(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
