@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
 from cohomcli.errors import UsageError
-from cohomcli.nn.block import Block, initialise, mark_residual_writers
+from cohomcli.nn.block import Block, mark_residual_writers
 from cohomcli.nn.cohomological_config import CohomologicalConfig
 from cohomcli.nn.exactness import MapPair
 from cohomcli.nn.local import LocalAttention
 from cohomcli.nn.losses import next_token_loss, token_loss
+from cohomcli.nn.pretrained import CohomPreTrained
 from cohomcli.nn.sequence import ExactSequencePreservingTransition, SequenceTracker
 from cohomcli.nn.spectral import default_windows
 
@@ -46,18 +47,13 @@ class CohomologicalOutput(ModelOutput):  # type: ignore[misc]
     page_mask: Tensor | None = None
 
 
-class CohomologicalPreTrained(PreTrainedModel):  # type: ignore[misc]
-    """What the backbone and the model share: loading, saving, initial weights."""
+class CohomologicalPreTrained(CohomPreTrained):
+    """What the backbone and the model share."""
 
     config_class = CohomologicalConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = False
-    _supports_sdpa = True
-    _no_split_modules = ["Block"]  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        initialise(module, self.config.initializer_range)
         if isinstance(module, SequenceTracker):
             nn.init.normal_(module.reflectors)
             nn.init.ones_(module.sequence_mask)
@@ -100,18 +96,16 @@ class CohomologicalModel(CohomologicalPreTrained):
         x = self.embed_tokens(input_ids) if inputs_embeds is None and input_ids is not None else inputs_embeds
         if x is None:
             raise UsageError("no tokens were given", "pass input_ids (B, T)")
-        eager = self.config._attn_implementation == "eager"
         found = Structure() if return_structure else None
         image: Tensor | None = None
         seen = [x]
         for block in self.layers:
-            x = block(x, attention_mask, image=image, found=found, eager=eager)
+            x = block(x, attention_mask, image=image, found=found, eager=self.eager)
             seen.append(x)
             if self.config.exact == "hard" and isinstance(block.transition, ExactSequencePreservingTransition):
                 image = block.transition.image()
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output = CohomologicalOutput(
-            last_hidden_state=self.final_norm(x), hidden_states=tuple(seen) if wanted else None
+            last_hidden_state=self.final_norm(x), hidden_states=self.wanted_states(seen, output_hidden_states)
         )
         if found is not None:
             output.sequence_components, output.map_pairs = tuple(found.components), found.pairs
@@ -184,9 +178,7 @@ class LevelBlock(Block):
             x = self.tracker.combine(seq, other)
             if found is not None:
                 found.components.append(seq)
-        if (
-            written is not None
-        ):  # after the tracker's change of basis: only residual paths lie between this and the next
+        if written is not None:  # behind the tracker's change of basis: only residual paths lie before the next
             x = x + written
         if found is not None:
             found.attended = self.norm_1(x)

@@ -12,28 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 
 from cohomcli.errors import UsageError
-from cohomcli.nn.block import Block, initialise, mark_residual_writers
+from cohomcli.nn.block import Block, mark_residual_writers
 from cohomcli.nn.grid import ChunkAttention, Global2DAttention, GridAttention, Local2DAttention, Size
 from cohomcli.nn.losses import token_loss
 from cohomcli.nn.nonlinear_config import LayerKind, NonLinearConfig
+from cohomcli.nn.pretrained import CohomPreTrained
 
 
-class NonLinearPreTrained(PreTrainedModel):  # type: ignore[misc]
-    """What the backbone and the model share: loading, saving, initial weights."""
+class NonLinearPreTrained(CohomPreTrained):
+    """What the backbone and the model share."""
 
     config_class = NonLinearConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = False
-    _supports_sdpa = True
-    _no_split_modules = ["Block"]  # noqa: RUF012
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        initialise(module, self.config.initializer_range)
 
 
 class NonLinearModel(NonLinearPreTrained):
@@ -81,19 +73,15 @@ class NonLinearModel(NonLinearPreTrained):
         shape = cells.shape
         x, present, size = self._laid_out(cells, attention_mask)
         x = self._with_class(x, class_ids)
-        eager = self.config._attn_implementation == "eager"
         seen = [x]
         for _ in range(self.config.iterations):
             for block in self.blocks:
-                x = block(x, present, size=size, eager=eager)
+                x = block(x, present, size=size, eager=self.eager)
                 seen.append(x)
         x = self.final_norm(x)
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         n = shape[1:-1].numel()
-        return BaseModelOutput(
-            last_hidden_state=x[:, :n].reshape(shape),
-            hidden_states=tuple(h[:, :n].reshape(shape) for h in seen) if wanted else None,
-        )
+        states = self.wanted_states([h[:, :n].reshape(shape) for h in seen], output_hidden_states)
+        return BaseModelOutput(last_hidden_state=x[:, :n].reshape(shape), hidden_states=states)
 
     def _laid_out(self, cells: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None, Size]:
         """Cells (B, H * W, d) with their positions added, the mask (B, H * W) or None, and (H, W)."""

@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cohomcli.lazy import lazily
 
 if TYPE_CHECKING:
     from cohomcli.precision.analysis import Analysis, analyse
@@ -17,16 +19,6 @@ if TYPE_CHECKING:
     from cohomcli.precision.options import PrecisionOptions
     from cohomcli.precision.summary import Inputs
 
-_HOMES = {
-    "Analysis": "analysis",
-    "Inputs": "summary",
-    "PrecisionOptions": "options",
-    "SheafPrecisionOptimizer": "optimizer",
-    "analyse": "analysis",
-    "apply": "explicit",
-    "load_mixed": "mixed_folder",
-    "save_mixed": "mixed_folder",
-}
 __all__ = [
     "Analysis",
     "Inputs",
@@ -38,11 +30,16 @@ __all__ = [
     "save_mixed",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """The public names, loaded when they are first used: importing this package imports no torch."""
-    from importlib import import_module
-
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "Analysis": "analysis",
+        "Inputs": "summary",
+        "PrecisionOptions": "options",
+        "SheafPrecisionOptimizer": "optimizer",
+        "analyse": "analysis",
+        "apply": "explicit",
+        "load_mixed": "mixed_folder",
+        "save_mixed": "mixed_folder",
+    },
+)
