@@ -12,7 +12,7 @@ Evaluations are whole runs of the model, and all start from a captured graph. Of
 session while it works. Of ours: all floating-point operations (ranges, records, reference, adjoint, emulated plan), as
 PyTorch's FlopCounterMode counts them, over those of one forward pass; a backward pass is about two. Ours has one
 adjoint and one round, whose plan is made for 0.6 eps: one adjoint is a rough estimate, and ONNX Runtime's kernels round
-elsewhere than the emulation. Needs onnx, onnxscript, onnxruntime and onnxconverter-common; ModelOpt is left out where
+elsewhere than the emulation. Needs onnx, onnxscript and onnxruntime; a tool is left out where
 it is not installed. `weights` are the bytes of the graph's weights, `casts` its Cast nodes.
 """
 
@@ -23,6 +23,7 @@ import contextlib
 import io
 import json
 import logging
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -252,8 +253,14 @@ def _error(case: Case, found: Sequence[Any]) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
+TOOLS: dict[str, tuple[str, Callable[[Case, float], Any]]] = {
+    "onnxconverter": ("onnxconverter_common", bisected),
+    "modelopt": ("modelopt", autocast),
+}
+
+
 def pairs(names: Sequence[str], epsilons: Sequence[float], n_probes: int) -> Iterator[Outcome]:
-    """Every tool on every pair that fp32 satisfies."""
+    """Every tool that is installed on every pair that fp32 satisfies."""
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             case = case_of(name, Path(folder))
@@ -262,9 +269,9 @@ def pairs(names: Sequence[str], epsilons: Sequence[float], n_probes: int) -> Ite
                 if plain > epsilon:
                     continue
                 yield ours(case, epsilon, n_probes)
-                yield with_tool("onnxconverter", bisected, case, epsilon)
-                if find_spec("modelopt") is not None:
-                    yield with_tool("modelopt", autocast, case, epsilon)
+                for tool, (package, make) in TOOLS.items():
+                    if find_spec(package) is not None:
+                        yield with_tool(tool, make, case, epsilon)
 
 
 def line(found: Outcome) -> str:
@@ -290,6 +297,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--probes", type=int, default=1, help="random adjoints of ours")
     parser.add_argument("--save", type=Path, help="append each row to this file as JSON")
     wished = parser.parse_args(arguments)
+    for tool, (package, _) in TOOLS.items():
+        if find_spec(package) is None:
+            print(f"{tool} is left out: {package} is not installed", file=sys.stderr)
     print(ROW.format(*HEAD), flush=True)
     for found in pairs(wished.model or MODELS, wished.eps or EPSILONS, wished.probes):
         print(line(found), flush=True)
