@@ -12,8 +12,8 @@ from test_training_loop import FAST, _data, _gpt, _job, _load, _save, _weights, 
 
 from cohomcli.config.training import TrainingConfig
 from cohomcli.errors import UsageError
+from cohomcli.jobs.history import history
 from cohomcli.jobs.optimisers import levels_for, optimizer_for
-from cohomcli.jobs.train import _log
 from cohomcli.models.maps import consecutive_maps
 from cohomcli.training.levels import SpectralLevels, levels_of
 from cohomcli.training.loop import Hooks, Job, Plain, train
@@ -127,10 +127,7 @@ def test_tensorboard_holds_every_figure_of_the_log(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from cohomcli.config import resolve
-
-    config = resolve(overrides=["training.tensorboard=true"], environ={})
-    with _log(tmp_path, config, False) as record:
+    with history(tmp_path, tensorboard=True, resumed=False) as record:
         record(Record(0, {}, 1e-3, 0.0, 2.5, {"free_share": 0.25}))
         record(Record(5, {"lm": 2.0, "exact": 0.5}, 1e-2, 1.0))
     events = EventAccumulator(str(tmp_path / "tensorboard"))

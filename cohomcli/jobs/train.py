@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +14,14 @@ from cohomcli.jobs import ablate, distributed
 from cohomcli.jobs.analyze import Finished, Outcome, dataset_spec, write_outcome
 from cohomcli.jobs.compute import prepare
 from cohomcli.jobs.entry import load_options
+from cohomcli.jobs.history import history
 from cohomcli.jobs.masks import check_mask, keeping_zeros
 from cohomcli.jobs.verdicts import check_targets, write_verdict
 from cohomcli.progress import Progress, silent
 from cohomcli.results import SCHEMA, Claim, Entry
 from cohomcli.runs.entries import save_entry
 from cohomcli.runs.folder import RunFolder
-from cohomcli.training.results import Record, TrainingResult
+from cohomcli.training.results import TrainingResult
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,13 +32,12 @@ if TYPE_CHECKING:
     from cohomcli.training.options import TrainOptions
 
 COMMAND = "train"
-CHECKPOINTS, FINAL, LOG = "checkpoints", "model", "artifacts/history.jsonl"
+CHECKPOINTS, FINAL = "checkpoints", "model"
 # options of the loop that are keys of the configuration as they are
 _SAME = (
     "batch_size", "accumulation", "learning_rate", "weight_decay", "max_grad_norm", "schedule", "min_lr_ratio",
     "mixed_precision", "gradient_checkpointing", "ema_decay", "log_every", "eval_every", "save_every", "keep",
 )  # fmt: skip
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -211,7 +208,7 @@ def _train(parts: _Parts, config: Config, stage: Path, run: RunFolder | None, pr
     folder = stage / CHECKPOINTS
     folder.mkdir(parents=True, exist_ok=True)
     saved = checkpoint.checkpoints(folder)
-    with _log(stage if run else None, config, bool(saved)) as record:
+    with history(stage if run else None, config.training.tensorboard, bool(saved)) as record:
         hooks = Hooks(progress, record, _measure(parts, config), _mark(run))
         return loop(_job(parts, config), parts.options, folder, hooks, saved[-1] if saved else None)
 
@@ -303,44 +300,6 @@ def _topology(parts: _Parts, config: Config) -> dict[str, float]:
     if blocks and len(blocks[0].summaries) > 1:
         figures["h1_over_scale"] = sum(layer.summaries[1].total_over_scale for layer in blocks) / len(blocks)
     return {name: value for name, value in figures.items() if value is not None}
-
-
-@contextmanager
-def _log(stage: Path | None, config: Config, resumed: bool) -> Iterator[Any]:
-    """A function that writes every record as a line of JSON, and to TensorBoard where it was asked for."""
-    if stage is None:
-        yield lambda record: None
-        return
-    board = _tensorboard(stage) if config.training.tensorboard else None
-    path = stage / LOG
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a" if resumed else "w", encoding="utf-8") as stream:
-
-        def record(one: Record) -> None:
-            stream.write(json.dumps(_flat(one), sort_keys=True) + "\n")
-            stream.flush()
-            if board:
-                for name, value in _flat(one).items():
-                    board.add_scalar(name, value, one.step)
-
-        yield record
-    if board:
-        board.close()
-
-
-def _flat(record: Record) -> dict[str, float]:
-    found: dict[str, float] = {"step": record.step, "learning_rate": record.learning_rate}
-    found |= {f"train/{name}": value for name, value in record.terms.items()}
-    found |= {f"eval/{name}": value for name, value in record.measures.items()}
-    return found | ({"eval/loss": record.eval_loss} if record.eval_loss is not None else {})
-
-
-def _tensorboard(stage: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UsageError("--tensorboard needs the package tensorboard", "pip install tensorboard") from error
-    return SummaryWriter(str(stage / "tensorboard"))
 
 
 def _samples(parts: _Parts, config: Config) -> Iterator[Any]:
