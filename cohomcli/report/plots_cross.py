@@ -56,7 +56,7 @@ def draw_cross(shown: Sequence[CrossLayers], labels: Sequence[str]) -> Figure:
     side = 2.6 if across == 3 else 3.4
     left, bottom, top, bar = 0.85, 0.95, 0.55, 0.75
     width, height = across * (side + left) + bar, down * (side + bottom) + top
-    figure = blank_figure("Layers by layers", width, height)
+    figure = blank_figure(f"Layers by layers: {glyphs(shown[0].measure, 40)}", width, height)
     image = None
     for at, one in enumerate(shown):
         x = (at % across) * (side + left) + left
