@@ -41,6 +41,7 @@ from cohomcli.training.loop import evaluate
 
 METHODS = ("random", "magnitude", "wanda", "sparsegpt", "admm", "chain")
 CHANNEL_METHODS = ("random", "magnitude", "wanda", "flap", "chain")
+RANK_METHODS = ("svd", "asvd", "svdllm", "chain")
 BLIND = ("random", "magnitude")  # methods that do not look at the calibration texts
 PER_BATCH = 2048
 
@@ -147,9 +148,15 @@ def plans(arguments: argparse.Namespace) -> Iterator[tuple[int, PruneOptions]]:
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         for text in arguments.patterns.split(","):
             pattern = parse_pattern(text)
-            for method in METHODS if pattern.kind in ("rows", "layer", "nm") else CHANNEL_METHODS:
+            for method in _methods(pattern.kind):
                 if (wanted is None or method in wanted) and (method not in BLIND or seed == 0):
                     yield seed, PruneOptions(method, pattern, shrink if method == "chain" else None, seed)
+
+
+def _methods(kind: str) -> tuple[str, ...]:
+    if kind == "rank":
+        return RANK_METHODS
+    return METHODS if kind in ("rows", "layer", "nm") else CHANNEL_METHODS
 
 
 def rows(subject: Subject, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

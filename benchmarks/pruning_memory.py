@@ -2,6 +2,10 @@
 
     python -m benchmarks.pruning_memory                    # 12 layers of width 768, chain at 0.5
     python -m benchmarks.pruning_memory --method sparsegpt --tokens 8192
+    python -m benchmarks.pruning_memory --stream --layers 24 --width 1024 --method wanda --tokens 2048
+
+With `--stream` the model lies in a folder and one block of it is in memory at a time, with held-out text flowing along
+and every pruned block written at once: what is compared with the peak is the size of the model.
 
 Weights and texts are random: memory does not depend on them. The peak is that of the resident set (VmHWM, Linux) over
 what the process held before the model was made, after a tiny model was pruned so that all code is loaded.
@@ -11,20 +15,28 @@ from __future__ import annotations
 
 import argparse
 import gc
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from cohomcli.models.layout import find_stacks
+from cohomcli.models.memory import give_back
+from cohomcli.models.resolve import resolve
+from cohomcli.models.shards import ShardWriter
+from cohomcli.models.spec import LoadOptions
+from cohomcli.models.streamed import open_streamed
 from cohomcli.pruning.forecast import forecast_bytes
 from cohomcli.pruning.options import PruneOptions
 from cohomcli.pruning.parts import anatomy_of, at
 from cohomcli.pruning.pattern import parse_pattern
 from cohomcli.pruning.prune import prune
 from cohomcli.pruning.slicing import matrix
+from cohomcli.pruning.streamed import prune_streamed
 
 MIB = 2**20
 DOUBLE = 8
@@ -44,14 +56,58 @@ def model_of(n_layer: int, width: int) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def run(model: nn.Module, arguments: argparse.Namespace, tokens: int) -> None:
-    """Prune `model` on random tokens."""
+def batches_of(arguments: argparse.Namespace, tokens: int) -> list[dict[str, torch.Tensor]]:
+    """Random tokens in sequences of at most 512."""
     length = min(512, tokens // 2)
     ids = torch.randint(0, 50000, (tokens // length, length), generator=torch.Generator().manual_seed(1))
     size = max(1, min(arguments.batch // length, len(ids) // 2))
-    batches = [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in torch.split(ids, size)]
+    return [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in torch.split(ids, size)]
+
+
+def run(model: nn.Module, arguments: argparse.Namespace, tokens: int) -> None:
+    """Prune `model` on random tokens."""
     options = PruneOptions(arguments.method, parse_pattern(arguments.pattern))
-    prune(model, find_stacks(model).stacks[0], batches, options)
+    prune(model, find_stacks(model).stacks[0], batches_of(arguments, tokens), options)
+
+
+def run_streamed(folder: Path, arguments: argparse.Namespace, tokens: int) -> None:
+    """Prune the model in `folder` into a folder beside it, block by block; half as much text is held out."""
+    store = open_streamed(resolve(str(folder)), LoadOptions(tokenizer="tiny-gpt")).store
+    assert store is not None
+    options = PruneOptions(arguments.method, parse_pattern(arguments.pattern))
+    writer = ShardWriter(folder.with_name("pruned"), len(store.names) + 1)
+    batches, held = batches_of(arguments, tokens), batches_of(arguments, tokens // 2)
+
+    def save(index: int) -> None:
+        writer.write(store.tensors(index))
+
+    with prune_streamed(store, batches, held, options, save) as (result, _):
+        print(f"drift behind the last block {result.drift[-1]:.3g}")
+    writer.finish(store.model)
+
+
+def stream(arguments: argparse.Namespace) -> None:
+    """Measure a model that is never whole in memory."""
+    with tempfile.TemporaryDirectory() as place:
+        for name, n_layer, width in (("small", 2, 64), ("large", arguments.layers, arguments.width)):
+            model: Any = model_of(n_layer, width)
+            model.save_pretrained(Path(place) / name / "dense")
+            weights = sum(p.numel() * p.element_size() for p in model.parameters())
+            outside = model.get_input_embeddings().weight.nbytes
+            del model
+            gc.collect()
+            if name == "small":
+                run_streamed(Path(place) / name / "dense", arguments, 256)
+        give_back()
+        before = status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        begun = time.process_time()
+        run_streamed(Path(place) / "large" / "dense", arguments, arguments.tokens)
+    peak = status("VmHWM") - before
+    print(
+        f"model {weights / MIB:.0f} MiB, of it token embeddings {outside / MIB:.0f} MiB, code {before / MIB:.0f} MiB\n"
+        f"peak {peak / MIB:.0f} MiB, {peak / weights:.0%} of the model ({time.process_time() - begun:.0f} CPU s)"
+    )
 
 
 def gram_bytes(model: nn.Module) -> int:
@@ -69,7 +125,11 @@ def main() -> None:
     parser.add_argument("--pattern", default="0.5")
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=1024, help="tokens that go through a block together")
+    parser.add_argument("--stream", action="store_true", help="one block in memory at a time")
     arguments = parser.parse_args()
+    if arguments.stream:
+        stream(arguments)
+        return
     run(model_of(1, 64), arguments, 256)
     gc.collect()
     before = status("VmRSS")

@@ -52,6 +52,27 @@ def test_engines_print_nothing(path: Path) -> None:
     assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
 
 
+# Filled step by step, or handed back by transformers: everything else that engines make is frozen.
+CHANGEABLE = {
+    "Choice", "CohomologicalOutput", "CausalScorer", "CriticalSequenceDetector", "Emulation", "Inference",
+    "ModuleContent", "SpectralLearningRateScheduler", "StorageSpec", "_Entries", "_Found", "_Leaf", "_Reduction",
+    "_Rows", "_Run", "_Sequence", "_Sums",
+}  # fmt: skip
+
+
+def test_dataclasses_of_the_engines_cannot_be_changed() -> None:
+    rooms = ENGINES | {"models", "nn", "verify"}
+    changeable = set()
+    for path in SOURCES:
+        if path.relative_to(ROOT).parts[0] not in rooms:
+            continue
+        classes = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ClassDef)]
+        for node in classes:
+            decorators = [ast.unparse(d) for d in node.decorator_list if "dataclass" in ast.unparse(d)]
+            changeable |= {node.name for d in decorators if "frozen=True" not in d}
+    assert changeable <= CHANGEABLE
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list-models"], ["--version"]])
 def test_light_commands_load_no_heavy_library(arguments: list[str]) -> None:
     heavy = ["torch", "transformers", "datasets", "ripser", "persim", "matplotlib", "pandas", "sklearn", "scipy"]

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from cohomcli.errors import AnalysisIncomplete, UsageError
 from cohomcli.pruning.channels import remove_columns
+from cohomcli.pruning.depth import refit
 from cohomcli.pruning.pattern import Pattern, check_fits, keep_mask, parse_pattern
-from cohomcli.pruning.solve import DAMP, METHODS, Problem, damped
+from cohomcli.pruning.shrinkage import most_shrunk
+from cohomcli.pruning.solve import DAMP, METHODS, Problem
 from cohomcli.pruning.spd import invert, upper_factor
 
 
@@ -143,10 +145,21 @@ def test_admm_comes_close_to_the_best_of_all_masks() -> None:
 
 
 def test_a_chain_target_is_what_the_solution_aims_at() -> None:
-    problem = _problem(5, 8, "0")  # nothing goes: the solution is the regularised least-squares map to the target
-    goal = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) @ problem.gram
-    solution = METHODS.get("chain")(replace(problem, target=goal, steps=(1, 400)))
-    torch.testing.assert_close(solution, goal @ torch.linalg.inv(damped(problem.gram.clone())), rtol=1e-3, atol=1e-3)
+    problem = _problem(5, 8, "0")  # nothing goes: the solution is the least-squares map to the target
+    wanted = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    solution = METHODS.get("chain")(replace(problem, target=wanted @ problem.gram, steps=(1, 4000)))
+    torch.testing.assert_close(solution, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shrink", [0.0, 0.3])
+def test_one_huge_input_does_not_draw_the_others_to_zero(shrink: float) -> None:
+    problem = _problem(5, 8, "0")
+    scale = torch.ones(8, dtype=torch.float64)
+    scale[3] = 1e4  # its energy is 1e8 times that of the others: a hundredth of the mean is more than they have
+    gram = problem.gram * scale * scale[:, None]
+    whole = replace(problem, gram=gram, target=problem.weight @ gram, shrink=shrink)
+    for solution in (METHODS.get("admm")(whole), remove_columns(whole, 0).weight, refit(whole)):
+        torch.testing.assert_close(solution, problem.weight, rtol=1e-6, atol=1e-6)
 
 
 def test_dead_inputs_harm_no_solver() -> None:
@@ -161,18 +174,17 @@ def test_dead_inputs_harm_no_solver() -> None:
 def test_columns_go_as_the_exact_inverse_says() -> None:
     problem = _problem(5, 20, seed=2)
     found = remove_columns(problem, 6)
-    gram = damped(problem.gram.clone())
+    gram = (1 - DAMP) * problem.gram + DAMP * problem.gram.diagonal().diag()
+    target = problem.weight @ gram
     assert len(found.kept) == 14
     inner = gram[found.kept][:, found.kept]
-    torch.testing.assert_close(
-        found.weight, problem.target[:, found.kept] @ torch.linalg.inv(inner), rtol=1e-6, atol=1e-8
-    )
+    torch.testing.assert_close(found.weight, target[:, found.kept] @ torch.linalg.inv(inner), rtol=1e-6, atol=1e-8)
     one = remove_columns(problem, 1)  # the first column to go is the one whose removal costs least, by brute force
     costs = []
     for gone in range(20):
         rest = [at for at in range(20) if at != gone]
-        v = problem.target[:, rest] @ torch.linalg.inv(gram[rest][:, rest])
-        costs.append(float(((v @ gram[rest][:, rest]) * v).sum() - 2 * (problem.target[:, rest] * v).sum()))
+        v = target[:, rest] @ torch.linalg.inv(gram[rest][:, rest])
+        costs.append(float(((v @ gram[rest][:, rest]) * v).sum() - 2 * (target[:, rest] * v).sum()))
     (gone,) = set(range(20)) - set(one.kept.tolist())
     assert gone == min(range(20), key=costs.__getitem__)
 
@@ -196,3 +208,13 @@ def test_what_is_not_positive_definite_is_refused() -> None:
     for refused in (invert, upper_factor):
         with pytest.raises(AnalysisIncomplete, match="positive definite"):
             refused(-torch.eye(3))
+
+
+def test_lambda_is_the_largest_within_one_standard_error_of_the_best() -> None:
+    # means 1, 1.1, 1.3; the best one's standard error over four batches is 0.1291 = sqrt(0.2 / 3) / 2
+    steady = torch.tensor([1.0, 1.1, 1.3]).double()[:, None]
+    spread = torch.tensor([[-0.3, -0.1, 0.1, 0.3]]).double()
+    assert most_shrunk(steady + spread) == 0.3
+    assert most_shrunk(steady + 0.1 * spread) == 0.1  # losses that hardly vary leave no room
+    assert most_shrunk(steady + 3 * spread) == 0.6  # standard error 0.387
+    assert most_shrunk(steady) == 0.1  # one batch says nothing about chance

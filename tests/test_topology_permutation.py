@@ -180,7 +180,7 @@ def test_trained_and_untrained_tiny_gpt_are_told_apart_and_two_seeds_are_not() -
     for seed in range(19):
         torch.manual_seed(seed)
         models.append(replace(loaded, model=type(loaded.model)(loaded.model.config).eval()))
-    options = ActivationOptions(perplexity=False)
+    options = ActivationOptions(perplexity=False, max_length=24)
     shapes = [
         {name: shape_of_cloud(x, OPTIONS) for name, x in collect(model, texts, options).layers.items()}
         for model in models

@@ -226,9 +226,9 @@ GENERATION = (
 _PRUNE = "Pruning"
 PRUNING = (
     Flag("pruning.method", ("--method",), str,
-         "chain, admm, sparsegpt, wanda, flap, influence, magnitude, random [chain].", _PRUNE),
+         "chain, admm, sparsegpt, wanda, flap, influence, magnitude, random; svdllm, asvd, svd [chain].", _PRUNE),
     Flag("pruning.pattern", ("--pattern",), str,
-         "0.5 of every row, layer:0.5, 2:4, mlp:0.25 (channels), heads:0.25 or blocks:0.25 [0.5].", _PRUNE),
+         "0.5 of every row, layer:0.5, 2:4, mlp:0.25 (channels), heads:0.25, blocks:0.25 or rank:0.25 [0.5].", _PRUNE),
     Flag("pruning.shrink", ("--lambda",), str, "auto, or how little correlations are trusted, 0 to 1 [auto].", _PRUNE),
     Flag("pruning.protect", ("--protect",), str, "Keep the weights of this circuit (of cohom circuits) as they are.",
          _PRUNE, metavar="CIRCUIT"),
@@ -241,10 +241,18 @@ PRUNING = (
          "Load the result in a process without cohom and compare logits.", _PRUNE),
     Flag("pruning.allocation", ("--allocation",), str,
          "uniform, or owl: less of the blocks where outliers carry the function [uniform].", _PRUNE),
+    Flag("pruning.rounds", ("--rounds",), int, "Passes in which ever more weights go [1].", _PRUNE, metavar="N"),
+    Flag("pruning.recover", ("--recover",), int,
+         "Updates of fine-tuning on the calibration texts after every pass [0].", _PRUNE, metavar="STEPS"),
+    Flag("pruning.recover_lr", ("--recover-lr",), float, "Peak learning rate of that fine-tuning [0.0001].", _PRUNE),
     Flag("pruning.sweep", ("--sweep",), list[float],
          "A further sparsity to measure for the curve; its model is not kept (repeatable).", _PRUNE),
     Flag("pruning.exactness", ("--exactness/--no-exactness",), bool,
          "Measure what is written and read between blocks, before and after [yes].", _PRUNE),
+    Flag("pruning.stream", ("--stream",), str,
+         "One block in memory at a time: auto (when the model does not fit), always, never [auto].", _PRUNE),
+    Flag("pruning.topology", ("--topology/--no-topology",), bool,
+         "Persistence of every layer's states, dense against pruned [no].", _PRUNE),
 )  # fmt: skip
 _CIRCUIT = "Circuits"
 CIRCUITS = (

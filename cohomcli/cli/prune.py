@@ -56,12 +56,19 @@ def prune(values: dict[str, Any]) -> int:
 
 def _print_speed(folder: Path) -> None:
     """One line on stderr: what a forward pass cost before and costs now."""
+    from cohomcli.jobs.lowrank import FACTORED_PREFILL
     from cohomcli.jobs.prune import PREFILL
     from cohomcli.runs.files import read_json
 
-    before, after = read_json(folder / "manifest.json")[PREFILL]
-    saved = f"{1 - after / before:.0%} less" if after < before else "no less"
-    print(  # noqa: T201
-        f"cohom: a forward pass over 512 tokens took {before:.3f} CPU seconds and takes {after:.3f}: {saved}",
-        file=sys.stderr,
-    )
+    manifest = read_json(folder / "manifest.json")
+    measured = manifest.get(PREFILL)
+    if measured is None:  # it takes the whole model
+        return
+    before, after = measured
+    factored = manifest.get(FACTORED_PREFILL)
+    now = after if factored is None else factored
+    saved = f"{1 - now / before:.0%} less" if now < before else "no less"
+    line = f"cohom: a forward pass over 512 tokens took {before:.3f} CPU seconds and takes {now:.3f}: {saved}"
+    if factored is not None:
+        line += f" (with factors.safetensors; model/ alone, plain matrices of the same size, {after:.3f})"
+    print(line, file=sys.stderr)  # noqa: T201

@@ -107,18 +107,27 @@ def _training_line(entry: Any) -> str:
 def _pruning_lines(entry: Any) -> list[str]:
     result = entry.pruning
     (before, after), (kept_before, kept_after) = result.n_parameters, result.n_nonzero
-    head = (
-        f"{escape(entry.model)}: {escape(result.method)} {result.pattern}, {result.sparsity:.1%} of the pruned maps "
-        f"zero; parameters {before:,} -> {after:,}, non-zero {kept_before:,} -> {kept_after:,}"
+    name = f"{escape(entry.model)}: {escape(result.method)} {result.pattern}"
+    if result.factored is not None:
+        head = (
+            f"{name}, {result.sparsity:.1%} of the pruned maps' parameters; {before:,} parameters in plain matrices, "
+            f"{result.factored.n_parameters:,} in factors"
+        )
+    else:
+        head = (
+            f"{name}, {result.sparsity:.1%} of the pruned maps zero; parameters {before:,} -> {after:,}, "
+            f"non-zero {kept_before:,} -> {kept_after:,}"
+        )
+    return [head, *(_perplexity_line(one) for one in result.perplexity)]
+
+
+def _perplexity_line(one: Any) -> str:
+    steps = [one.before, one.after] if one.pruned is None else [one.before, one.pruned, one.after]
+    where = "in" if one.domain == "in" else "out of"
+    recovered = "" if one.pruned is None else " (recovered)"
+    return (
+        f"perplexity on {escape(one.dataset)} ({where} domain): {' -> '.join(map('{:.2f}'.format, steps))}{recovered}"
     )
-    return [
-        head,
-        *(
-            f"perplexity on {escape(one.dataset)} ({'in' if one.domain == 'in' else 'out of'} domain): "
-            f"{one.before:.2f} -> {one.after:.2f}"
-            for one in result.perplexity
-        ),
-    ]
 
 
 def _generation_lines(entry: Any) -> list[str]:

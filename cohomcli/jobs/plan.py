@@ -12,6 +12,8 @@ from cohomcli.jobs.entry import activation_options, load_options
 from cohomcli.models.spec import ModelDescription
 from cohomcli.results import SCHEMA
 
+MOST_SURVEYED = 28  # inputs that a survey left open reads at most
+
 if TYPE_CHECKING:
     from cohomcli.models.inspect import FileDescription
 
@@ -31,6 +33,9 @@ def plan(command: str, config: Config) -> dict[str, Any]:
     # a plan of formats is made for any program; all other commands need a language model
     describe = describe_any_model if command == PRECISION_COMMAND else describe_model
     models = [describe(reference, config, len(samples) * config.data.samples) for reference in config.models]
+    for model in models:
+        if "forecast" in model:
+            model["forecast"]["memory_bytes"] = _peak(command, model["forecast"], config)
     return {
         "schema": SCHEMA,
         "command": command,
@@ -72,20 +77,52 @@ def describe_any_model(reference: str, config: Config, n_texts: int) -> dict[str
 
 def forecasts(found: ModelDescription, config: Config, n_texts: int) -> dict[str, Any]:
     """Bytes and seconds an analysis of `n_texts` texts would take."""
-    from cohomcli.topology.forecast import forecast
+    from cohomcli.topology.forecast import cloud_bytes, forecast
 
     wanted, layers = config.topology, found.n_layer + 2
     points = min(config.data.samples, wanted.landmarks or config.data.samples)
     topology = forecast(points, wanted.maxdim, wanted.engine, min(wanted.pca or found.hidden_size, found.hidden_size))
+    cloud = cloud_bytes(config.data.samples, found.hidden_size, wanted.pca)
     return {
         "load_bytes": found.load_bytes,
         "forward_bytes": found.forward_bytes,
-        "topology_bytes": topology.n_bytes,
+        "activation_bytes": 4 * layers * len(config.activations.sites) * config.data.samples * found.hidden_size,
+        "topology_bytes": topology.n_bytes + cloud,
+        "precision_bytes": _precision_bytes(found, config),
         "topology_seconds": round(layers * topology.seconds, 1),
         "available_bytes": found.available_bytes,
         "forward_seconds_at_most": _seconds(found, n_texts * config.activations.max_length),
         "threads": config.compute.threads or available_cores(),
     }
+
+
+def _peak(command: str, needs: dict[str, Any], config: Config) -> int:
+    """Bytes at the peak of a whole command, beside the loaded code: of its stages, the one that takes most."""
+    held = int(needs["load_bytes"] + needs["activation_bytes"])
+    topology = held + int(max(needs["forward_bytes"], needs["topology_bytes"]))
+    if command == PRECISION_COMMAND:
+        return int(max(needs["load_bytes"], needs["precision_bytes"]))
+    if command == "run" and config.precision.enabled:
+        return max(topology, int(needs["precision_bytes"]))
+    return topology
+
+
+def _precision_bytes(found: ModelDescription, config: Config) -> int:
+    from cohomcli.precision.forecast import Sizes, forecast_bytes
+
+    wanted = config.precision
+    return forecast_bytes(
+        Sizes(
+            n_parameters=found.n_parameters,
+            n_blocks=found.n_layer,
+            block_bytes=found.token_bytes,
+            vocab_size=found.vocab_size,
+            tokens=wanted.batch * wanted.length,
+            n_calls=wanted.calibration + wanted.heldout + (MOST_SURVEYED if wanted.survey is None else wanted.survey),
+            n_formats=len(wanted.formats),
+            n_probes=wanted.probes,
+        )
+    )
 
 
 def model_facts(found: ModelDescription) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from cohomcli.data.spec import DatasetSpec, TextSample
 from cohomcli.errors import AnalysisIncomplete, InputRefused, UsageError
 from cohomcli.jobs.analyze import Finished, Outcome, dataset_spec, write_outcome
 from cohomcli.jobs.compute import prepare
-from cohomcli.jobs.entry import load_options
 from cohomcli.jobs.protect import protected, protection_notes
 from cohomcli.jobs.reload import logits_of, reload_elsewhere
 from cohomcli.jobs.verdicts import check_targets, write_verdict
@@ -38,11 +37,12 @@ COMMAND = "prune"
 FOLDER, RECIPE, MASKS = "model", "cohom_prune.json", "masks.safetensors"
 PREFILL = "prefill_cpu_seconds"  # in manifest.json: of 512 tokens, before and after
 PER_BATCH = 2048  # calibration tokens that go through a block together
+EVALUATED = 4  # sequences of a batch of an evaluation
 MEASURED = 2048  # calibration tokens that the exactness report is measured on
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """What is known before the first map is pruned."""
 
     loaded: LoadedModel
@@ -50,6 +50,7 @@ class _Parts:
     calibration: TextSample
     batches: list[dict[str, Tensor]]
     evaluations: list[tuple[str, str, Any]]  # name, domain, blocks
+    blocks: Any  # all texts of the calibration split, packed
 
 
 def prune(config: Config, argv: list[str], progress: Progress) -> Outcome:
@@ -73,26 +74,10 @@ def resume(parent: Path, name: str, argv: list[str], progress: Progress) -> Outc
     return _fill(run, _prepare(config), config, progress)
 
 
-def _fill(run: RunFolder, parts: _Parts, config: Config, progress: Progress) -> Outcome:
-    from cohomcli.models.prefill import prefill_seconds
-
+def _fill(run: RunFolder, parts: Parts, config: Config, progress: Progress) -> Outcome:
     with run:
-        before = _perplexities(parts, progress, "evaluate dense", "check the model and its texts")
-        dense, seconds = _exactness(parts, config, progress), [prefill_seconds(parts.loaded.model)]
-        sweep = tuple(_sweep(parts, config, progress))
-        result = _prune(parts, progress)
-        after = _perplexities(parts, progress, "evaluate pruned", "choose a lower sparsity")
-        seconds.append(prefill_seconds(parts.loaded.model))
-        result = replace(
-            result,
-            perplexity=tuple(_paired(parts, before, after)),
-            sweep=sweep,
-            exactness=(dense, _exactness(parts, config, progress)),
-        )
-        _save(run, parts, result, config)
-        notes = tuple(_verify(run, parts, config, progress))
+        result, notes = _result(run, parts, config, progress)
         run.manifest["seconds"] = round(result.seconds, 3)
-        run.manifest[PREFILL] = [round(one, 4) for one in seconds]  # differs from run to run, so not in results.json
         entry = Entry(
             model=parts.loaded.info.name,
             dataset=parts.calibration.name,
@@ -108,9 +93,39 @@ def _fill(run: RunFolder, parts: _Parts, config: Config, progress: Progress) -> 
     return outcome
 
 
-def _prepare(config: Config) -> _Parts:
-    from cohomcli.models.load import load
-    from cohomcli.models.resolve import resolve as resolve_model
+def _result(run: RunFolder, parts: Parts, config: Config, progress: Progress) -> tuple[PruningResult, tuple[str, ...]]:
+    """Prune, measure and save; the result and notes on how it came about."""
+    from cohomcli.jobs.lowrank import with_factors
+    from cohomcli.jobs.passes import prune_in_passes
+    from cohomcli.jobs.prune_streamed import prune_and_save
+    from cohomcli.jobs.prune_topology import change_of, shape_of
+    from cohomcli.models.prefill import prefill_seconds
+    from cohomcli.models.streamed import StreamedModel
+
+    if isinstance(parts.loaded, StreamedModel):
+        return prune_and_save(run, parts, parts.loaded, config, progress)
+    before = perplexities(parts, progress, "evaluate dense", "check the model and its texts")
+    dense, seconds = _exactness(parts, config, progress), [prefill_seconds(parts.loaded.model)]
+    shape = shape_of(parts.loaded, heldout(config), config, progress)
+    sweep = tuple(_sweep(parts, config, progress))
+    result, factors = prune_in_passes(parts, config, before, progress)
+    seconds.append(prefill_seconds(parts.loaded.model))
+    result = replace(
+        result,
+        sweep=sweep,
+        exactness=(dense, _exactness(parts, config, progress)),
+        topology=change_of(shape, shape_of(parts.loaded, heldout(config), config, progress), result.blocks_gone),
+    )
+    result = with_factors(run, parts, result, factors)
+    _save(run, parts, result, config)
+    notes = tuple(_verify(run, parts, config, progress))
+    run.manifest[PREFILL] = [round(one, 4) for one in seconds]  # differs from run to run, so not in results.json
+    return result, notes
+
+
+def _prepare(config: Config) -> Parts:
+    from cohomcli.jobs.passes import check as check_passes
+    from cohomcli.jobs.prune_streamed import load_for_pruning
     from cohomcli.pruning.forecast import refuse_if_too_big
     from cohomcli.pruning.pattern import with_sparsity
     from cohomcli.pruning.prune import check
@@ -119,7 +134,7 @@ def _prepare(config: Config) -> _Parts:
     if len(config.models) != 1:
         raise UsageError("prune takes one model", "run it once for each")
     options = _options(config)
-    loaded = load(resolve_model(config.models[0]), load_options(config))
+    loaded = load_for_pruning(config, options)
     if loaded.info.lm_head is None:
         raise InputRefused(f"{loaded.info.name} has no language-modelling head: nothing to measure pruning by")
     if loaded.info.kind == "encoder-decoder":
@@ -136,8 +151,9 @@ def _prepare(config: Config) -> _Parts:
     options = protected(options, loaded, config)
     for each in (options.pattern, *(with_sparsity(options.pattern, one) for one in config.pruning.sweep)):
         check(loaded.model, stack, replace(options, pattern=each))
+    check_passes(options, loaded, config)
     refuse_if_too_big(loaded.model, stack, batches[0]["input_ids"].numel())
-    return _Parts(loaded, options, calibration, batches, list(_evaluations(loaded, config)))
+    return Parts(loaded, options, calibration, batches, list(_evaluations(loaded, config)), blocks)
 
 
 def _options(config: Config) -> PruneOptions:
@@ -154,6 +170,11 @@ def _options(config: Config) -> PruneOptions:
 def _calibration_spec(config: Config) -> DatasetSpec:
     spec = dataset_spec(config, config.pruning.calibration or config.datasets[0])
     return replace(spec, split=spec.split or "calibration")
+
+
+def heldout(config: Config) -> DatasetSpec:
+    """The part of the calibration's data set that is not calibrated on."""
+    return replace(_calibration_spec(config), split="heldout")
 
 
 def _blocks(loaded: LoadedModel, spec: DatasetSpec, tokens: int, config: Config) -> tuple[TextSample, Any]:
@@ -173,8 +194,8 @@ def _blocks(loaded: LoadedModel, spec: DatasetSpec, tokens: int, config: Config)
 
 def _evaluations(loaded: LoadedModel, config: Config) -> Iterator[tuple[str, str, Any]]:
     """The held-out part of the calibration data (in domain), and every data set of --eval (out of domain)."""
-    spec = replace(_calibration_spec(config), split="heldout")
-    wanted = [("in", spec), *(("out", dataset_spec(config, reference)) for reference in config.pruning.evaluate)]
+    others = [("out", dataset_spec(config, reference)) for reference in config.pruning.evaluate]
+    wanted = [("in", heldout(config)), *others]
     count = max(1, config.pruning.evaluation_tokens // config.pruning.block_size)
     for domain, each in wanted:
         sample, blocks = _blocks(loaded, each, config.pruning.evaluation_tokens, config)
@@ -187,13 +208,13 @@ def _inputs(ids: Tensor) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def _prune(parts: _Parts, progress: Progress) -> PruningResult:
+def _prune(parts: Parts, progress: Progress) -> PruningResult:
     from cohomcli.pruning.prune import prune as engine
 
     return engine(parts.loaded.model, stack_of(parts.loaded.model), parts.batches, parts.options, progress)
 
 
-def _sweep(parts: _Parts, config: Config, progress: Progress) -> Iterator[SweepPoint]:
+def _sweep(parts: Parts, config: Config, progress: Progress) -> Iterator[SweepPoint]:
     """A copy of the model pruned at every sparsity of --sweep, and measured."""
     from cohomcli.pruning.pattern import with_sparsity
     from cohomcli.pruning.results import SweepPoint
@@ -203,11 +224,11 @@ def _sweep(parts: _Parts, config: Config, progress: Progress) -> Iterator[SweepP
         loaded = replace(parts.loaded, model=copy.deepcopy(parts.loaded.model))
         trial = replace(parts, loaded=loaded, options=replace(parts.options, pattern=pattern))
         result = _prune(trial, progress)
-        found = _perplexities(trial, progress, f"evaluate {pattern}", "leave this sparsity out of the sweep")
+        found = perplexities(trial, progress, f"evaluate {pattern}", "leave this sparsity out of the sweep")
         yield SweepPoint(str(pattern), sparsity, result.drift[-1], tuple(found))
 
 
-def _exactness(parts: _Parts, config: Config, progress: Progress) -> tuple[PairReport, ...]:
+def _exactness(parts: Parts, config: Config, progress: Progress) -> tuple[PairReport, ...]:
     from cohomcli.models.exactness import exactness_report
 
     if not config.pruning.exactness:
@@ -217,7 +238,7 @@ def _exactness(parts: _Parts, config: Config, progress: Progress) -> tuple[PairR
     return exactness_report(parts.loaded.model, stack_of(parts.loaded.model), batches, progress=progress)
 
 
-def _perplexities(parts: _Parts, progress: Progress, step: str, hint: str) -> list[float]:
+def perplexities(parts: Parts, progress: Progress, step: str, hint: str) -> list[float]:
     """exp of the mean nats per predicted token on every evaluation set; masked models predict hidden tokens."""
     from cohomcli.training.loop import evaluate
 
@@ -225,7 +246,7 @@ def _perplexities(parts: _Parts, progress: Progress, step: str, hint: str) -> li
     found = []
     progress(step, 0, len(parts.evaluations))
     for done, (name, _, blocks) in enumerate(parts.evaluations, start=1):
-        loss = evaluate(model, blocks, task, 4, next(model.parameters()).device)
+        loss = evaluate(model, blocks, task, EVALUATED, next(model.parameters()).device)
         if not loss < 700:
             raise AnalysisIncomplete(f"the loss on {name} is {loss:.4g} nats per token", hint)
         found.append(math.exp(loss))
@@ -233,7 +254,8 @@ def _perplexities(parts: _Parts, progress: Progress, step: str, hint: str) -> li
     return found
 
 
-def _paired(parts: _Parts, before: list[float], after: list[float]) -> Iterator[Perplexity]:
+def paired(parts: Parts, before: list[float], after: list[float]) -> Iterator[Perplexity]:
+    """Both perplexities of every evaluation set."""
     from cohomcli.pruning.results import Perplexity
     from cohomcli.training.language import targets_in
 
@@ -242,11 +264,8 @@ def _paired(parts: _Parts, before: list[float], after: list[float]) -> Iterator[
         yield Perplexity(name, old, new, count, domain)
 
 
-def _save(run: RunFolder, parts: _Parts, result: PruningResult, config: Config) -> None:
+def _save(run: RunFolder, parts: Parts, result: PruningResult, config: Config) -> None:
     """`model/`: weights, config and tokenizer for stock classes, the masks, and all that is needed to repeat it."""
-    import torch
-    from safetensors.torch import save_file
-
     from cohomcli.models.quiet import quiet
     from cohomcli.pruning.pattern import STRUCTURED
 
@@ -254,11 +273,22 @@ def _save(run: RunFolder, parts: _Parts, result: PruningResult, config: Config) 
     with quiet():
         model: Any = parts.loaded.model
         model.save_pretrained(folder)
-        parts.loaded.tokenizer.save_pretrained(folder)
     for path in folder.glob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes 0600
-    if parts.options.pattern.kind not in STRUCTURED:
-        masks = {name: torch.from_numpy(_packed(weight)) for name, weight in _pruned_weights(parts, result)}
+    found = [] if parts.options.pattern.kind in STRUCTURED else pruned_weights(parts, result)
+    save_beside(run, parts, result, {name: packed(weight) for name, weight in found}, config)
+
+
+def save_beside(run: RunFolder, parts: Parts, result: PruningResult, masks: dict[str, Tensor], config: Config) -> None:
+    """What lies in `model/` beside the weights: the tokenizer, the masks if there are, and the recipe."""
+    from safetensors.torch import save_file
+
+    from cohomcli.models.quiet import quiet
+
+    folder = run.path(FOLDER)
+    with quiet():
+        parts.loaded.tokenizer.save_pretrained(folder)
+    if masks:
         save_file(masks, folder / MASKS, metadata={"packing": "numpy.packbits of weight != 0, row by row"})
         (folder / MASKS).chmod(0o644)
     recipe = {
@@ -273,37 +303,47 @@ def _save(run: RunFolder, parts: _Parts, result: PruningResult, config: Config) 
     run.write(f"{FOLDER}/{RECIPE}", json.dumps(recipe, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def _pruned_weights(parts: _Parts, result: PruningResult) -> Iterator[tuple[str, Any]]:
+def pruned_weights(parts: Parts, result: PruningResult) -> Iterator[tuple[str, Any]]:
+    """Name and weight, as it is stored, of every map that was pruned."""
     from cohomcli.pruning.parts import at
 
     blocks = stack_of(parts.loaded.model).blocks
     for one in result.maps:
         layer, _, path = one.name.partition(".")
-        yield one.name, at(blocks[int(layer.removeprefix("layer_"))], path).weight.detach()
+        yield one.name, at(blocks[int(layer.removeprefix("layer_"))], path).weight
 
 
-def _packed(weight: Any) -> Any:
+def packed(weight: Tensor) -> Tensor:
+    """One bit a weight (out, in), row by row: whether it is not zero."""
     import numpy as np
+    import torch
 
-    return np.packbits((weight != 0).numpy(), axis=1)
+    return torch.from_numpy(np.packbits((weight.detach() != 0).numpy(), axis=1))
 
 
-def _verify(run: RunFolder, parts: _Parts, config: Config, progress: Progress) -> Iterator[str]:
-    """With --verify: load the folder by stock classes in a fresh process and compare logits.
+def _verify(run: RunFolder, parts: Parts, config: Config, progress: Progress) -> Iterator[str]:
+    """With --verify what `verified` says of the model, and of its factors."""
+    from cohomcli.jobs.lowrank import loads_again
+
+    if config.pruning.verify:
+        ids = parts.batches[0]["input_ids"][:1]
+        yield verified(run, parts, ids, logits_of(parts.loaded.model, ids), progress)
+        if parts.options.pattern.kind == "rank":
+            yield loads_again(run, parts)
+
+
+def verified(run: RunFolder, parts: Parts, ids: Tensor, logits: Tensor, progress: Progress) -> str:
+    """Load the saved folder by stock classes in a fresh process and compare its logits on `ids` (1, T).
 
     Raises:
         AnalysisIncomplete: they differ, or it does not load.
     """
-    if not config.pruning.verify:
-        return
     progress("verify", 0, 1)
-    ids = parts.batches[0]["input_ids"][:1]
-    own = logits_of(parts.loaded.model, ids)
-    largest = reload_elsewhere(run.stage / FOLDER, ids, own, str(parts.loaded.info.lm_head))
+    largest = reload_elsewhere(run.stage / FOLDER, ids, logits, str(parts.loaded.info.lm_head))
     progress("verify", 1, 1)
     if largest > 0:
         raise AnalysisIncomplete(f"the saved model's logits differ by {largest:.3g} after reloading")
-    yield "the saved folder was loaded by transformers in a process without cohom; its logits are equal bit for bit"
+    return "the saved folder was loaded by transformers in a process without cohom; its logits are equal bit for bit"
 
 
 def _claims(result: PruningResult) -> Iterator[Claim]:
@@ -321,6 +361,7 @@ def plan(config: Config) -> dict[str, Any]:
     Raises:
         CohomError: what pruning would refuse.
     """
+    from cohomcli.jobs.passes import planned_passes
     from cohomcli.pruning.forecast import forecast_bytes
 
     parts = _prepare(config)
@@ -334,6 +375,7 @@ def plan(config: Config) -> dict[str, Any]:
         "pattern": str(parts.options.pattern),
         "calibration_tokens": per_batch * len(parts.batches),
         "memory_bytes": forecast_bytes(stack_of(parts.loaded.model), per_batch),
+        **planned_passes(parts, config),
         "config": config.model_dump(mode="json"),
     }
 

@@ -251,6 +251,7 @@ def _plan(source: ModelSource, facts: _Facts, files: Files, activations: Activat
         forward_bytes=needs.forward(budget),
         available_bytes=free,
         token_budget=budget,
+        token_bytes=needs.per_token,
         needs_remote_code=facts.needs_code,
         notes=tuple(notes),
     )

@@ -21,15 +21,19 @@ _LIMIT_FILES = (
 
 @dataclass(frozen=True)
 class Forecast:
-    """Bytes of float32 weights, of the activations alive per token of a batch, and of one slice of logits."""
+    """Bytes of float32 weights, of the activations alive per token of a batch, and of one slice of logits.
+
+    `logits` are those of one token in the three copies that a slice is handled in: few tokens fill no slice.
+    """
 
     weights: int
     per_token: int
     head: int
+    logits: int = 0
 
     def forward(self, n_tokens: int) -> int:
         """Bytes one forward pass over `n_tokens` padded tokens needs beside the weights."""
-        return n_tokens * self.per_token + self.head
+        return n_tokens * self.per_token + min(self.head, n_tokens * self.logits)
 
 
 def forecast(config: Any, n_parameters: int, max_length: int, head: bool) -> Forecast:
@@ -41,10 +45,16 @@ def forecast(config: Any, n_parameters: int, max_length: int, head: bool) -> For
     """
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     hidden = int(text.hidden_size)
-    width = next((int(getattr(text, key)) for key in _MLP_WIDTHS if getattr(text, key, None)), 4 * hidden)
     heads = int(getattr(text, "num_attention_heads", 1) or 1)
-    per_token = FLOAT * (8 * hidden + 5 * width + 4 * heads * max_length)
-    return Forecast(FLOAT * n_parameters, per_token, 3 * _LOGIT_BYTES if head else 0)
+    per_token = FLOAT * (8 * hidden + 5 * mlp_width(text) + 4 * heads * max_length)
+    logits = 3 * FLOAT * int(getattr(text, "vocab_size", 0) or 0)
+    return Forecast(FLOAT * n_parameters, per_token, 3 * _LOGIT_BYTES if head else 0, logits)
+
+
+def mlp_width(config: Any) -> int:
+    """The width inside the MLPs of a text model's configuration; four times the hidden size where none is given."""
+    found = (int(getattr(config, key)) for key in _MLP_WIDTHS if getattr(config, key, None))
+    return next(found, 4 * int(config.hidden_size))
 
 
 _MLP_WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "d_ff", "n_inner", "hidden_dim")

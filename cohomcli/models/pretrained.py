@@ -121,11 +121,31 @@ def skeleton(config: Any) -> Any:
     """
     import torch
 
+    with torch.device("meta"):
+        return _from_config(config)
+
+
+def skeleton_with_buffers(config: Any) -> Any:
+    """The same in float32 with its buffers computed, which files do not hold; only parameters are without storage.
+
+    Raises:
+        InputRefused: the configuration's values fit no model.
+    """
+    import torch
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        model = _from_config(config, dtype=torch.float32)
+    model.tie_weights()
+    return model
+
+
+def _from_config(config: Any, **options: Any) -> Any:
     wanted, _ = choose_class(config)
     build_it = wanted.from_config if hasattr(wanted, "from_config") else wanted._from_config
     try:
-        with quiet(), torch.device("meta"):
-            return build_it(config)
+        with quiet():
+            return build_it(config, **options)
     except Exception as error:  # every architecture trips over impossible values in its own way
         raise InputRefused(
             f"no {config.model_type} model can be built from its config.json: {first_line(error)}",
@@ -150,7 +170,7 @@ def build(folder: ModelFolder, config: Any) -> Built:
 
         head = None
         model, report = _from_pretrained(folder, config, AutoModel)
-    _account_for(folder, model, report)
+    account_for(folder, model, report)
     return Built(model, head, claims_causal(config))
 
 
@@ -163,7 +183,7 @@ def _build_from_code(folder: ModelFolder, config: Any) -> Built:
         if name in targets:
             auto = getattr(transformers, name)
             model, report = _from_pretrained(folder, config, auto, trust_remote_code=True)
-            _account_for(folder, model, report)
+            account_for(folder, model, report)
             return Built(model, head, head == "causal")
     raise InputRefused(f"the code of {str(folder.path)!r} defines no language model", "it needs an AutoModel entry")
 
@@ -188,7 +208,7 @@ def _from_pretrained(
     except MemoryError:
         raise
     except Exception as error:  # corrupt files fail anywhere between header and tensor
-        raise _not_loadable(str(folder.path), error) from error
+        raise not_loadable(str(folder.path), error) from error
     return model, report
 
 
@@ -205,7 +225,7 @@ def from_tensors(wanted: Any, config: Any, tensors: Mapping[str, Tensor], label:
     except MemoryError:
         raise
     except Exception as error:  # transformers fails in many ways on weights of another model
-        raise _not_loadable(label, error) from error
+        raise not_loadable(label, error) from error
     return model, report
 
 
@@ -223,7 +243,8 @@ def _how(config: Any) -> dict[str, Any]:
     }
 
 
-def _not_loadable(label: str, error: Exception) -> InputRefused:
+def not_loadable(label: str, error: Exception) -> InputRefused:
+    """The refusal of weights that a library could not read."""
     return InputRefused(
         f"the weights of {label!r} cannot be loaded: {first_line(error)}", "download or save the model again"
     )
@@ -240,8 +261,14 @@ def _concrete(auto: Any, config: Any, trust_remote_code: bool) -> Any:
         return type(auto.from_config(config, **options))
 
 
-def _account_for(folder: ModelFolder, model: Any, report: dict[str, Any]) -> None:
-    """Refuse a checkpoint that does not match its model; a missing pooler is removed, for nothing here uses it."""
+def account_for(folder: ModelFolder, model: Any, report: dict[str, Any]) -> None:
+    """Refuse a checkpoint that does not match its model; a missing pooler is removed, for nothing here uses it.
+
+    `report` has lists of missing_keys, unexpected_keys and mismatched_keys (name first), as transformers gives them.
+
+    Raises:
+        InputRefused: keys are missing, left over or of another shape.
+    """
     missing = sorted(report["missing_keys"])
     if missing and all(_POOLER in key for key in missing):
         backbone = getattr(model, getattr(model, "base_model_prefix", "") or "", model)

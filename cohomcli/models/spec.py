@@ -191,7 +191,8 @@ class ModelDescription:
     """What `cohom inspect` says about a model without loading its weights.
 
     `files` are (name, bytes) of the weight files and `dtypes` the element types stored in them. The forecasts are in
-    bytes: `load_bytes` while loading in float32, `forward_bytes` for one batch of the planned token budget.
+    bytes: `load_bytes` while loading in float32, `forward_bytes` for one batch of the planned token budget, and
+    `token_bytes` for what one block keeps of one token.
     `n_parameters` is counted on an architecture built without storage; `ModelSource` says where it came from.
     """
 
@@ -209,6 +210,7 @@ class ModelDescription:
     forward_bytes: int
     available_bytes: int
     token_budget: int
+    token_bytes: int
     needs_remote_code: bool = False
     notes: tuple[str, ...] = ()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,15 @@ def fingerprint(model: nn.Module) -> str:
 
 def fingerprint_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """The same over any named tensors; no name may occur twice."""
+    found = dict(tensors)
+    return fingerprint_one_by_one(found, found.__getitem__)
+
+
+def fingerprint_one_by_one(names: Iterable[str], tensor: Callable[[str], Tensor]) -> str:
+    """The same over tensors that are fetched by name, so that memory holds one of them."""
     digest = hashlib.sha256()
-    for name, value in sorted(tensors, key=lambda item: item[0]):
+    for name in sorted(names):
+        value = tensor(name)
         digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         data = value.detach().to("cpu").contiguous().view(-1).view(torch.uint8)
         digest.update(data.numpy().data)

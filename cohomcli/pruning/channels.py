@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cohomcli.pruning.solve import Problem, damped, shrunk, shrunk_target
+from cohomcli.pruning.solve import Problem, invertible
 from cohomcli.pruning.spd import invert
 
 BATCH = 16  # columns that go before the scores are computed anew
@@ -28,9 +28,9 @@ class Columns:
 
 def remove_columns(problem: Problem, count: int, batch: int = BATCH) -> Columns:
     """Remove `count` columns (inputs) of `problem.weight` for the least loss, `batch` at a time."""
-    inverse = invert(damped(shrunk(problem.gram, problem.shrink)).double())
-    inverse = inverse.to(problem.gram.dtype)
-    weight = shrunk_target(problem, problem.shrink) @ inverse
+    gram, target = invertible(problem)
+    inverse = invert(gram.double()).to(gram.dtype)
+    weight = target @ inverse
     alive = torch.arange(len(inverse))
     gone_in_all = 0
     while gone_in_all < count:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,12 @@ from cohomcli.pruning.solve import CHUNK, Factor, Problem
 from cohomcli.pruning.stream import Flow
 
 DEFAULT_SHRINK = 0.0
+View = Callable[[str, Problem, Moments], Problem]
+
+
+def as_it_is(path: str, problem: Problem, moments: Moments) -> Problem:
+    """`problem`."""
+    return problem
 
 
 class Context:
@@ -33,9 +39,11 @@ class Context:
         flow.keeps_goals = self.chained
         self.maps: list[PrunedMap] = []
 
-    def moments(self, block: nn.Module, group: Group, solver: Solver, rows: int = ROWS) -> tuple[Moments, list[float]]:
+    def moments(
+        self, block: nn.Module, group: Group, solver: Solver, rows: int = ROWS, view: View = as_it_is
+    ) -> tuple[Moments, list[float]]:
         """Moments of all batches at `group`, and lambda of each of its maps, chosen (on so many rows of the matrix, 0:
-        on all) before the second half of the batches is added.
+        on all) before the second half of the batches is added. `view` is how the choice sees the problem of a path.
         """
         self.flow.gather(group)
         give_back()
@@ -47,7 +55,7 @@ class Context:
         moments.add(every[::2])
         give_back()
         factor = Factor()
-        fits = [self.problem(at(block, path), moments, factor) for path in group.paths]
+        fits = [view(path, self.problem(at(block, path), moments, factor), moments) for path in group.paths]
         held = Held(lambda: self._pairs(group, every[1::2]), group.role == "reader")
         shrinks = choose_shrinks(fits, solver, held, rows)
         del fits, factor
@@ -70,10 +78,11 @@ class Context:
         else:
             target = cross
         seed = self.options.seed + len(self.maps)
-        return Problem(weight, gram, target, self.pattern, seed=seed, factor=factor)
+        allowed = weight != 0 if self.options.nested else None
+        return Problem(weight, gram, target, self.pattern, seed=seed, factor=factor, allowed=allowed)
 
-    def note(self, name: str, problem: Problem, solution: Tensor) -> None:
-        """Remember what became of the map `name`."""
+    def note(self, name: str, problem: Problem, solution: Tensor, rank: int | None = None) -> None:
+        """Remember what became of the map `name`; with `rank` it is a product of two maps."""
         total = lost = 0.0
         for old, new in zip(torch.split(problem.weight, CHUNK), torch.split(solution, CHUNK), strict=True):
             change = old - new
@@ -81,7 +90,9 @@ class Context:
             lost += float(((change @ problem.gram) * change).sum())
         sparsity = float((solution == 0).float().mean())
         shape = (problem.weight.shape[0], problem.weight.shape[1])
-        self.maps.append(PrunedMap(name, shape, sparsity, problem.shrink, lost / max(total, 1e-300)))
+        if rank is not None:
+            sparsity = 1 - rank * sum(shape) / (shape[0] * shape[1])
+        self.maps.append(PrunedMap(name, shape, sparsity, problem.shrink, lost / max(total, 1e-300), rank))
 
 
 def widened(weight: Tensor, kept: Tensor, width: int) -> Tensor:

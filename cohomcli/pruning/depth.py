@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cohomcli.errors import UsageError
 from cohomcli.models.layout import Stack
-from cohomcli.pruning.solve import Problem, damped, shrunk, shrunk_target
+from cohomcli.pruning.solve import Problem, invertible
 from cohomcli.pruning.spd import invert
 from cohomcli.pruning.stream import DENSE, Flow, run_block
 
@@ -64,7 +64,8 @@ def choose_blocks(flow: Flow, blocks: Sequence[nn.Module], count: int, seed: int
 
 def refit(problem: Problem) -> Tensor:
     """The least-squares map (out, in) to the target, drawn to the old weight by lambda."""
-    return shrunk_target(problem, problem.shrink) @ invert(damped(shrunk(problem.gram, problem.shrink)))
+    gram, target = invertible(problem)
+    return target @ invert(gram)
 
 
 def drop_blocks(model: Any, stack: Stack, gone: Sequence[int]) -> None:

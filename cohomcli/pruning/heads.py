@@ -17,7 +17,7 @@ from cohomcli.errors import InputRefused, UsageError
 from cohomcli.pruning.channels import downdate
 from cohomcli.pruning.parts import Anatomy, at
 from cohomcli.pruning.slicing import matrix, resize
-from cohomcli.pruning.solve import Problem, damped, shrunk, shrunk_target
+from cohomcli.pruning.solve import Problem, invertible
 from cohomcli.pruning.spd import invert
 
 
@@ -74,8 +74,9 @@ def count_heads(shape: HeadShape, sparsity: float) -> int:
 
 def remove_heads(problem: Problem, shape: HeadShape, count: int) -> tuple[list[int], Tensor]:
     """The groups that stay, in order, and the map's new weight (out, their columns)."""
-    inverse = invert(damped(shrunk(problem.gram, problem.shrink)).double())
-    weight = shrunk_target(problem, problem.shrink).double() @ inverse
+    gram, target = invertible(problem)
+    inverse = invert(gram.double())
+    weight = target.double() @ inverse
     alive = list(range(shape.groups))
     for _ in range(count):
         costs = [_cost(weight, inverse, shape.columns(place)) for place in range(len(alive))]

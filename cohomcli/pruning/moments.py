@@ -10,6 +10,8 @@ from torch import Tensor
 from cohomcli.pruning.parts import Group
 from cohomcli.pruning.stream import Flow
 
+COLUMNS = 256  # inputs whose float64 sums are taken at a time
+
 
 class Moments:
     """Sums over tokens: `gram` of x x^T (in, in), `cross` of goal x^T (or None), float32; of x and its square, float64.
@@ -33,13 +35,15 @@ class Moments:
             goal = self.flow.goal(self.group, batch) if self.chained else None
             if self.rows == 0:
                 self.gram = torch.zeros(x.shape[1], x.shape[1])
-                self.total = self.squares = torch.zeros(x.shape[1], dtype=torch.float64)
+                self.total, self.squares = torch.zeros(2, x.shape[1], dtype=torch.float64)
                 self.cross = None if goal is None else torch.zeros(goal.shape[1], x.shape[1])
             self.gram.addmm_(x.T, x)
             if self.cross is not None and goal is not None:
                 self.cross.addmm_(goal.T, x)
-            self.total = self.total + x.sum(0, dtype=torch.float64)
-            self.squares = self.squares + x.square().sum(0, dtype=torch.float64)
+            for start in range(0, x.shape[1], COLUMNS):  # a whole batch in float64 would take twice its room
+                here = slice(start, start + COLUMNS)
+                self.total[here] += x[:, here].sum(0, dtype=torch.float64)
+                self.squares[here] += x[:, here].square().sum(0, dtype=torch.float64)
             self.rows += len(x)
         return self
 

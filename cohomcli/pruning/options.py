@@ -18,6 +18,7 @@ _STRUCTURED = {
     "mlp": ("chain", "wanda", "flap", "magnitude", "random"),
     "heads": ("chain", "wanda", "magnitude", "random"),
     "blocks": ("chain", "influence", "random"),
+    "rank": ("chain", "svdllm", "asvd", "svd"),
 }
 
 
@@ -26,7 +27,7 @@ class PruneOptions:
     """`shrink` None is chosen for every map on the half of the calibration data that the solution did not see.
 
     `allocation` says how much of each block goes. `protect` names, by map, the rows and columns that stay dense while
-    the others meet the sparsity of the whole.
+    the others meet the sparsity of the whole. `nested`: weights that are zero already stay zero, and count.
     """
 
     method: str
@@ -35,14 +36,15 @@ class PruneOptions:
     seed: int = 0
     protect: Mapping[str, Kept] = field(default_factory=dict)
     allocation: Allocation = "uniform"
+    nested: bool = False
 
     def __post_init__(self) -> None:
-        known = _STRUCTURED.get(self.pattern.kind)
-        if known is None or self.method not in known:
+        known = _STRUCTURED.get(self.pattern.kind, tuple(METHODS))
+        if not any(self.method in methods for methods in _STRUCTURED.values()):
             METHODS.get(self.method)
         if self.shrink is not None and not 0 <= self.shrink <= 1:
             raise UsageError(f"--lambda {self.shrink} must lie in [0, 1]", "auto chooses it for every map")
-        if known is not None and self.method not in known:
+        if self.method not in known:
             raise UsageError(f"{self.method} does not prune {self.pattern}", f"{', '.join(known)} do")
         if self.allocation not in ("uniform", "owl"):
             raise UsageError(f"unknown allocation {self.allocation!r}", "uniform or owl")

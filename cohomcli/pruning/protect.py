@@ -91,13 +91,14 @@ def _exactly(pattern: Pattern, count: int, size: int) -> Pattern:
 def reduced(problem: Problem, rows: Tensor, columns: Tensor) -> Problem:
     """The problem of the weights in `rows` and `columns` when all others keep their values."""
     if len(columns) == problem.weight.shape[1]:  # the same inputs, so what was factorised of their Gram still holds
-        return replace(problem, weight=problem.weight[rows], target=problem.target[rows])
+        return problem.part(rows)
     fixed = torch.ones(problem.weight.shape[1], dtype=torch.bool, device=problem.weight.device)
     fixed[columns] = False
     weight = problem.weight[rows]
     target = problem.target[rows][:, columns] - weight[:, fixed] @ problem.gram[fixed][:, columns]
     gram = problem.gram[columns][:, columns]
-    return replace(problem, weight=weight[:, columns], gram=gram, target=target, factor=Factor())
+    allowed = None if problem.allowed is None else problem.allowed[rows][:, columns]
+    return replace(problem, weight=weight[:, columns], gram=gram, target=target, factor=Factor(), allowed=allowed)
 
 
 def kept_of(slices: Iterable[tuple[str, Tensor, Tensor]]) -> dict[str, Kept]:

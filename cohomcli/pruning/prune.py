@@ -23,6 +23,7 @@ from cohomcli.pruning.options import PruneOptions
 from cohomcli.pruning.parts import Anatomy, Group, anatomy_of, at
 from cohomcli.pruning.pattern import Pattern, check_fits
 from cohomcli.pruning.protect import Guard
+from cohomcli.pruning.ranks import Keep, forget, prune_ranks, rank_of
 from cohomcli.pruning.results import PruningResult
 from cohomcli.pruning.shelf import Shelf
 from cohomcli.pruning.shrinkage import Solver
@@ -40,8 +41,11 @@ def prune(
     batches: Sequence[dict[str, Tensor]],
     options: PruneOptions,
     progress: Progress = silent,
+    keep: Keep = forget,
 ) -> PruningResult:
     """Prune `model` in place; `stack` is its only stack, `batches` are inputs of one shape, at least two.
+
+    `keep` gets the name and the float32 factors of every map that becomes a product of two.
 
     Hidden states are kept in files of the system's temporary folder while it runs.
 
@@ -55,7 +59,14 @@ def prune(
     anatomies = check(model, stack, options)
     with tempfile.TemporaryDirectory(prefix="cohom-") as folder, torch.no_grad():
         flow = Flow(model, stack, batches, Shelf(Path(folder)))
-        return _Pruner(Context(model, flow, options), stack, anatomies, progress).run()
+        return prune_flow(Context(model, flow, options), stack, anatomies, progress, keep)
+
+
+def prune_flow(
+    context: Context, stack: Stack, anatomies: Sequence[Anatomy], progress: Progress = silent, keep: Keep = forget
+) -> PruningResult:
+    """Prune the blocks of `stack` along the streams of `context`; `anatomies` are what `check` gave. As `prune`."""
+    return _Pruner(context, stack, anatomies, progress).run(keep)
 
 
 def check(model: nn.Module, stack: Stack, options: PruneOptions) -> list[Anatomy]:
@@ -68,7 +79,10 @@ def check(model: nn.Module, stack: Stack, options: PruneOptions) -> list[Anatomy
         if pattern.kind == "heads":
             count_heads(head_shape(model, anatomy), pattern.sparsity)
         for path in (path for group in anatomy.groups for path in group.paths):
-            check_fits(pattern, f"layer_{index}.{path}", matrix(at(block, path)).shape[1])
+            out, n_in = matrix(at(block, path)).shape
+            check_fits(pattern, f"layer_{index}.{path}", n_in)
+            if pattern.kind == "rank":
+                rank_of(pattern.sparsity, f"layer_{index}.{path}", (out, n_in))
     guard_of(stack, anatomies, options)
     return anatomies
 
@@ -95,10 +109,10 @@ class _Pruner:
         self.drift: list[float] = []
         self.gone: list[int] = []
 
-    def run(self) -> PruningResult:
+    def run(self, keep: Keep) -> PruningResult:
         """Prune every block and say what became of it."""
         context, n_layer = self.context, len(self.stack.blocks)
-        begun, before = time.monotonic(), _counts(context.model)
+        begun, before = time.monotonic(), context.flow.resident.counts()
         self.progress(STEP, 0, n_layer)
         if context.pattern.kind == "blocks":
             self._without_blocks()
@@ -113,6 +127,8 @@ class _Pruner:
                     kept = prune_channels(context, index, block, anatomy)
                 elif shape is not None:
                     prune_heads(context, index, block, anatomy, shape)
+                elif context.pattern.kind == "rank":
+                    prune_ranks(context, index, block, anatomy, keep)
                 else:
                     for group in anatomy.groups:
                         self._group(index, block, group)
@@ -156,7 +172,7 @@ class _Pruner:
         drop_blocks(context.model, self.stack, self.gone)
 
     def _result(self, before: tuple[int, int], seconds: float) -> PruningResult:
-        context, after = self.context, _counts(self.context.model)
+        context, after = self.context, self.context.flow.resident.counts()
         maps = tuple(context.maps)
         numel = sum(m.shape[0] * m.shape[1] for m in maps)
         zeros = sum(m.sparsity * m.shape[0] * m.shape[1] for m in maps)
@@ -172,8 +188,3 @@ class _Pruner:
             seconds=seconds,
             blocks_gone=tuple(self.gone),
         )
-
-
-def _counts(model: nn.Module) -> tuple[int, int]:
-    parameters = list(model.parameters())
-    return sum(p.numel() for p in parameters), sum(int(p.count_nonzero()) for p in parameters)

@@ -12,7 +12,6 @@ from cohomcli.pruning.solve import Problem
 
 LAMBDAS = (0.1, 0.3, 0.6)  # what `--lambda auto` chooses from
 ROWS = 64  # rows of a matrix that the choice is made on, evenly spaced
-TOLERANCE = 0.01
 PROBE = (5, 2)  # ADMM steps of a choice
 
 Solver = Callable[[Problem], Tensor]
@@ -30,16 +29,20 @@ class Held:
     reads: bool
 
     def losses(self, problems: Sequence[Problem], rows: Sequence[Tensor], solutions: Sequence[Tensor]) -> Tensor:
-        """E|goal - V x|^2 up to a factor for every solution (rows, in) of its problem, of which `rows` were taken."""
-        total = torch.zeros(len(solutions), dtype=torch.float64)
+        """|goal - V x|^2 over the tokens of every batch, for every solution (rows, in) of its problem, of which `rows`
+        were taken: (batches, solutions).
+        """
+        found = []
         for x, goal in self.batches():
-            for at, (problem, chosen, solution) in enumerate(zip(problems, rows, solutions, strict=True)):
+            losses = []
+            for problem, chosen, solution in zip(problems, rows, solutions, strict=True):
                 if goal is None:
                     wanted = x @ problem.weight.T
                 else:
                     wanted = goal @ problem.weight.T if self.reads else goal[:, chosen]
-                total[at] += float((wanted - x @ solution.T).double().pow(2).sum())
-        return total
+                losses.append(float((wanted - x @ solution.T).double().pow(2).sum()))
+            found.append(losses)
+        return torch.tensor(found, dtype=torch.float64)
 
 
 @torch.inference_mode()
@@ -48,20 +51,20 @@ def choose_shrinks(fits: Sequence[Problem], solver: Solver, held: Held, rows: in
     whose solution has the least loss on the `held` half, over so many rows of each (0: all).
     """
     chosen = [torch.arange(0, len(fit.weight), max(1, len(fit.weight) // rows) if rows else 1) for fit in fits]
-    parts = [
-        replace(fit, weight=fit.weight[at], target=fit.target[at], steps=PROBE)
-        for fit, at in zip(fits, chosen, strict=True)
-    ]
+    parts = [replace(fit.part(at), steps=PROBE) for fit, at in zip(fits, chosen, strict=True)]
     losses = []
     for shrink in LAMBDAS:  # outermost, because maps of one input share the factor of one lambda
         solutions = [solver(replace(part, shrink=shrink)) for part in parts]
         losses.append(held.losses(parts, chosen, solutions))
-    return [_most_shrunk(column) for column in torch.stack(losses).T.tolist()]
+    return [most_shrunk(one) for one in torch.stack(losses).permute(2, 0, 1)]
 
 
-def _most_shrunk(losses: Sequence[float]) -> float:
-    """The largest lambda whose loss is nearly the least (after Breiman et al. 1984, the one-standard-error rule): what
-    gains next to nothing on texts of this kind is not worth a risk on others.
+def most_shrunk(losses: Tensor) -> float:
+    """The largest lambda whose loss is within one standard error of the least (Breiman et al. 1984, section 3.4.3):
+    what gains no more than chance on texts of this kind is not worth a risk on others. `losses` are (lambdas, batches).
     """
-    limit = (1 + TOLERANCE) * min(losses)
-    return max(shrink for shrink, loss in zip(LAMBDAS, losses, strict=True) if loss <= limit)
+    means = losses.mean(1)
+    best = int(means.argmin())
+    error = float(losses[best].std(correction=1)) / losses.shape[1] ** 0.5 if losses.shape[1] > 1 else 0.0
+    limit = float(means[best]) + error
+    return max(shrink for shrink, loss in zip(LAMBDAS, means.tolist(), strict=True) if loss <= limit)

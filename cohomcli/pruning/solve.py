@@ -36,10 +36,10 @@ class Factor:
         self.inverse = torch.zeros(0)
 
     def of(self, gram: Tensor, shrink: float) -> tuple[Tensor, Tensor]:
-        """Norms n of the inputs, (in,), and (H_lambda / (n n^T) + I)^-1, (in, in), of the damped Gram."""
+        """Norms n of the inputs, (in,), and (H_lambda / (n n^T) + I)^-1, (in, in)."""
         if shrink != self.shrink:
             self.inverse = torch.zeros(0)  # an old one would only take room
-            matrix = damped(shrunk(gram, shrink))
+            matrix = alive(shrunk(gram, shrink))
             self.norms, self.shrink = matrix.diagonal().sqrt(), shrink
             matrix.div_(self.norms).div_(self.norms[:, None]).diagonal().add_(1)
             self.inverse = invert(matrix)
@@ -50,7 +50,8 @@ class Factor:
 class Problem:
     """`weight` (out, in), `gram` (in, in) and `target` (out, in) as above, float32 or float64.
 
-    `shrink` is lambda of `shrunk`. `seed` is for random choices. `steps` are ADMM's (gradual, fixed).
+    `shrink` is lambda of `shrunk`. `seed` is for random choices. `steps` are ADMM's (gradual, fixed). Where `allowed`
+    (out, in), boolean, is given, a solution is zero wherever it is False: those weights go first.
     """
 
     weight: Tensor
@@ -61,6 +62,20 @@ class Problem:
     seed: int = 0
     steps: tuple[int, int] = (GRADUAL, FIXED)
     factor: Factor = field(default_factory=Factor, compare=False)
+    allowed: Tensor | None = None
+
+    def part(self, rows: Tensor | slice) -> Problem:
+        """The problem of some rows: no other row has a part in their loss."""
+        allowed = None if self.allowed is None else self.allowed[rows]
+        return replace(self, weight=self.weight[rows], target=self.target[rows], allowed=allowed)
+
+    def keep(self, scores: Tensor, pattern: Pattern | None = None, columns: slice = slice(None)) -> Tensor:
+        """`keep_mask` of `scores`, of all columns or some, under `pattern` (None: the problem's own)."""
+        pattern = pattern or self.pattern
+        if self.allowed is None:
+            return keep_mask(scores, pattern)
+        allowed = self.allowed[:, columns]
+        return keep_mask(scores.masked_fill(~allowed, -torch.inf), pattern) & allowed
 
     def loss(self, solution: Tensor) -> float:
         """tr(V H V^T) - 2 tr(T V^T) of a `solution` V."""
@@ -80,7 +95,7 @@ def method(name: str) -> Callable[[Solver], Solver]:
 @method("magnitude")
 def magnitude(problem: Problem) -> Tensor:
     """Drop the smallest |w| (Han et al. 2015, arXiv:1506.02626)."""
-    return problem.weight * keep_mask(problem.weight.abs(), problem.pattern)
+    return problem.weight * problem.keep(problem.weight.abs())
 
 
 @method("random")
@@ -88,14 +103,14 @@ def random(problem: Problem) -> Tensor:
     """Drop at random: what any method must beat."""
     generator = torch.Generator().manual_seed(problem.seed)
     scores = torch.rand(problem.weight.shape, generator=generator)
-    return problem.weight * keep_mask(scores, problem.pattern).to(problem.weight.device)
+    return problem.weight * problem.keep(scores.to(problem.weight.device))
 
 
 @method("wanda")
 def wanda(problem: Problem) -> Tensor:
     """Drop the smallest |w_ij| ||x_j||, update nothing (Sun et al. 2024, arXiv:2306.11695)."""
     scores = problem.weight.abs() * problem.gram.diagonal().clamp_min(0).sqrt()
-    return problem.weight * keep_mask(scores, problem.pattern)
+    return problem.weight * problem.keep(scores)
 
 
 @method("sparsegpt")
@@ -111,12 +126,13 @@ def sparsegpt(problem: Problem) -> Tensor:
     for start in range(0, n_in, BLOCK):
         end = min(start + BLOCK, n_in)
         scores = (weight[:, start:end] / upper.diagonal()[start:end]).pow(2)
-        keep = keep_mask(scores, _of_block(problem.pattern)) if problem.pattern.kind != "nm" else None
+        here = slice(start, end)
+        keep = problem.keep(scores, _of_block(problem.pattern), here) if problem.pattern.kind != "nm" else None
         errors = torch.zeros_like(scores)
         for at in range(start, end):
             if problem.pattern.kind == "nm" and at % problem.pattern.m == 0:
                 group = slice(at, at + problem.pattern.m)
-                part = keep_mask((weight[:, group] / upper.diagonal()[group]).pow(2), problem.pattern)
+                part = problem.keep((weight[:, group] / upper.diagonal()[group]).pow(2), columns=group)
                 keep = torch.cat([part] if keep is None else [keep, part], dim=1)
             assert keep is not None  # set before the first column of a block
             error = torch.where(keep[:, at - start], 0.0, weight[:, at]) / upper[at, at]
@@ -142,9 +158,9 @@ def admm(problem: Problem) -> Tensor:
     if problem.pattern.kind == "layer":
         return _alternate(problem)
     solution = torch.empty(problem.weight.shape, dtype=problem.weight.dtype)
-    parts = (torch.split(matrix, CHUNK) for matrix in (problem.weight, problem.target, solution))
-    for weight, target, part in zip(*parts, strict=True):
-        part.copy_(_alternate(replace(problem, weight=weight, target=target)))
+    for start in range(0, len(solution), CHUNK):
+        rows = slice(start, start + CHUNK)
+        solution[rows] = _alternate(problem.part(rows))
     return solution
 
 
@@ -158,7 +174,7 @@ def _alternate(problem: Problem) -> Tensor:
     for step in range(1, gradual + fixed + 1):
         moved = x + u
         if step <= gradual:
-            keep = keep_mask(moved.abs(), _growing(problem.pattern, step / gradual))
+            keep = problem.keep(moved.abs(), _growing(problem.pattern, step / gradual))
         z = moved * keep
         u = moved.sub_(z)
         x = z.sub_(u).add_(goal) @ inverse
@@ -195,9 +211,26 @@ def shrunk_target(problem: Problem, shrink: float) -> Tensor:
     return (1 - shrink) * problem.target + shrink * problem.weight * problem.gram.diagonal()
 
 
-def damped(gram: Tensor) -> Tensor:
-    """`gram`, changed, with a hundredth of its mean diagonal added, and inputs that are always zero made harmless."""
+def invertible(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Gram and target shrunk by lambda, but at least by a hundredth, and no input without energy.
+
+    Damping every input by a share of its own energy, and its target likewise, draws the solution to W. A share of the
+    mean energy, as `damped` adds, would draw it to zero, and hard: a few channels of trained models are so large that a
+    hundredth of the mean is more than all that most inputs have.
+    """
+    shrink = max(problem.shrink, DAMP)
+    return alive(shrunk(problem.gram, shrink)), shrunk_target(problem, shrink)
+
+
+def alive(gram: Tensor) -> Tensor:
+    """`gram`, changed: inputs that are always zero get the mean energy, which makes them harmless."""
     diagonal = gram.diagonal()
     mean = diagonal.mean().clamp_min(torch.finfo(gram.dtype).tiny)
-    diagonal.add_(torch.where(diagonal == 0, mean, torch.zeros_like(diagonal)) + DAMP * mean)
+    diagonal.add_(torch.where(diagonal == 0, mean, torch.zeros_like(diagonal)))
+    return gram
+
+
+def damped(gram: Tensor) -> Tensor:
+    """`gram`, changed: `alive`, with a hundredth of its mean diagonal added."""
+    alive(gram).diagonal().add_(DAMP * gram.diagonal().mean())
     return gram

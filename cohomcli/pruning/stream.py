@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,14 +36,52 @@ class Call:
     kwargs: dict[str, Any]
 
 
+class Resident(Protocol):
+    """Who has the weights of blocks that are not in memory all the time."""
+
+    def bring(self, index: int) -> None:
+        """The block `index` is about to be pruned."""
+
+    def take_away(self, index: int) -> None:
+        """The block `index` is pruned, and no longer needed."""
+
+    def counts(self) -> tuple[int, int]:
+        """Parameters of the model, and how many are not zero."""
+
+
+class InMemory:
+    """All blocks of `model` are in memory."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def bring(self, index: int) -> None:
+        """It is there."""
+
+    def take_away(self, index: int) -> None:
+        """It stays."""
+
+    def counts(self) -> tuple[int, int]:
+        """Parameters of the model, and how many are not zero."""
+        parameters = list(self.model.parameters())
+        return sum(p.numel() for p in parameters), sum(int(p.count_nonzero()) for p in parameters)
+
+
 class Flow:
     """Both streams at the door of one block after another; tensors on the shelf are (tokens, width)."""
 
-    def __init__(self, model: nn.Module, stack: Stack, batches: Sequence[dict[str, Tensor]], shelf: Shelf) -> None:
-        self.shelf = shelf
+    def __init__(
+        self,
+        model: nn.Module,
+        stack: Stack,
+        batches: Sequence[dict[str, Tensor]],
+        shelf: Shelf,
+        resident: Resident | None = None,
+    ) -> None:
+        self.shelf, self.resident, self.index = shelf, resident or InMemory(model), 0
         self.keeps_goals = True
         self.n_batches = len(batches)
-        self.shape, self.calls = _first_calls(model, stack, batches, shelf)
+        self.shape, self.calls = first_calls(model, stack, batches, shelf)
         self.block: nn.Module
         self.call: Call
         self.anatomy: Anatomy
@@ -58,9 +96,11 @@ class Flow:
     @torch.inference_mode()
     def enter(self, index: int, block: nn.Module, anatomy: Anatomy) -> None:
         """Run the still dense `block` on the dense stream and keep what its maps read and write."""
-        self.block, self.anatomy, self.call = block, anatomy, self.calls[index]
+        self.resident.bring(index)
+        self.index, self.block, self.anatomy, self.call = index, block, anatomy, self.calls[index]
         self.gathered.clear()
         for batch in range(self.n_batches):
+            give_back()  # an MLP leaves a dozen buffers of its width behind
             self.shelf.drop(f"{self._attention.key}.x", batch)  # the block's before
             hidden = self.hidden(DENSE, batch)
             seen: dict[str, Tensor] = {}
@@ -109,8 +149,8 @@ class Flow:
     def gather(self, group: Group) -> None:
         """Run the block, pruned as far as it is, on the pruned stream up to `group`; its inputs go onto the shelf."""
         self.gathered.add(group.key)
-        give_back()  # what the group before took
         for batch in range(self.n_batches):
+            give_back()
             hidden = self.hidden(PRUNED, batch)
             seen: dict[str, Tensor] = {}
 
@@ -184,6 +224,7 @@ class Flow:
             dense = self.shelf.get(DENSE, batch)
             moved += float((dense - output).double().pow(2).sum())
             total += float(dense.double().pow(2).sum())
+        self.resident.take_away(self.index)
         return moved / max(total, 1e-300)
 
     def _residual(self, group: Group, batch: int) -> Tensor:
@@ -224,7 +265,7 @@ class Flow:
 
 
 @torch.inference_mode()
-def _first_calls(
+def first_calls(
     model: nn.Module, stack: Stack, batches: Sequence[dict[str, Tensor]], shelf: Shelf
 ) -> tuple[tuple[int, ...], list[Call]]:
     """Shape (B, T, d) of the hidden states and what every block is called with. Only what comes before the blocks is

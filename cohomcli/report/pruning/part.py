@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cohomcli.models.pairs import PairReport
-from cohomcli.pruning.results import PrunedMap, PruningResult
+from cohomcli.pruning.results import Perplexity, PrunedMap, PruningResult
 from cohomcli.report.document import Column, Fact, Part, Table
 from cohomcli.report.names import clean, number, percent
 from cohomcli.report.picture import Picture, in_groups
+from cohomcli.report.pruning.topology import topology_tables
 
 
 def pruning_part(result: PruningResult, pictures: Sequence[Picture]) -> Part:
@@ -20,7 +21,14 @@ def pruning_part(result: PruningResult, pictures: Sequence[Picture]) -> Part:
         overview=in_groups(pictures, "pruning"),
         limits=tuple(_limits(result)),
         notes=(),
-        blocks=(_perplexities(result), *_sweep(result), *_exactness(result), _maps(result)),
+        blocks=(
+            _perplexities(result),
+            *_passes(result),
+            *_sweep(result),
+            *_exactness(result),
+            *topology_tables(result.topology),
+            _maps(result),
+        ),
     )
 
 
@@ -30,7 +38,7 @@ def _headline(result: PruningResult) -> list[Fact]:
         Fact(
             f"perplexity, {one.domain} of domain",
             number(one.after),
-            f"{number(one.before)} before; {clean(one.dataset)}",
+            f"{number(one.before)} before{_between(one)}; {clean(one.dataset)}",
         )
         for one in result.perplexity
     ]
@@ -39,15 +47,39 @@ def _headline(result: PruningResult) -> list[Fact]:
         *facts,
         Fact("sparsity", percent(result.sparsity), "of the blocks" if result.blocks_gone else "of the pruned maps"),
         Fact("parameters", f"{after:,}", f"{before:,} before; {kept:,} of them not zero"),
+        *_factored(result),
         Fact("drift", number(result.drift[-1]), "of the last block's output: E|h - h'|^2 / E|h|^2, calibration texts"),
     ]
 
 
+def _factored(result: PruningResult) -> list[Fact]:
+    """The model with products of two maps, where there is one."""
+    if result.factored is None:
+        return []
+    difference = number(result.factored.largest_difference)
+    return [
+        Fact(
+            "parameters in factors",
+            f"{result.factored.n_parameters:,}",
+            f"factors.safetensors, loaded by load_factored; logits differ by at most {difference}",
+        )
+    ]
+
+
+def _between(one: Perplexity) -> str:
+    return "" if one.pruned is None else f", {number(one.pruned)} before the recovery"
+
+
 def _seen(result: PruningResult) -> list[str]:
     sentences = [
-        f"On {clean(one.dataset)} the perplexity went from {number(one.before)} to {number(one.after)}."
+        f"On {clean(one.dataset)} the perplexity went from {number(one.before)} to {number(one.after)}{_between(one)}."
         for one in result.perplexity
     ]
+    if result.recovery is not None:
+        sentences.append(
+            f"After every pass the model was fine-tuned for {result.recovery.steps:,} steps on calibration texts, "
+            f"{result.recovery.n_tokens:,} predicted tokens in all; no evaluation text was among them."
+        )
     if result.blocks_gone:
         sentences.append(f"These blocks went: {', '.join(map(str, result.blocks_gone))}.")
     elif result.maps:
@@ -63,7 +95,12 @@ def _seen(result: PruningResult) -> list[str]:
 
 
 def _limits(result: PruningResult) -> list[str]:
-    if result.pattern.partition(":")[0] in ("mlp", "heads", "blocks"):
+    if result.factored is not None:
+        first = (
+            "The model in model/ has plain matrices of the old size and is neither smaller nor faster; what is, is the "
+            "model with two thin maps in their places, which cohomcli.pruning.lowrank.load_factored gives."
+        )
+    elif result.pattern.partition(":")[0] in ("mlp", "heads", "blocks"):
         first = "The model is smaller and plain: every runtime that ran the dense one runs it, faster."
     else:
         first = (
@@ -83,14 +120,37 @@ def _perplexities(result: PruningResult) -> Table:
         Column("data set", numeric=False),
         Column("domain", numeric=False),
         Column("before"),
+        *([Column("pruned", "after the last pruning, before its recovery")] if result.recovery else []),
         Column("after"),
         Column("tokens"),
     )
     rows = tuple(
-        (clean(one.dataset), one.domain, number(one.before), number(one.after), f"{one.n_predictions:,}")
+        (
+            clean(one.dataset),
+            one.domain,
+            *(number(value) for value in (one.before, one.pruned, one.after) if value is not None),
+            f"{one.n_predictions:,}",
+        )
         for one in result.perplexity
     )
     return Table("Perplexity", columns, rows)
+
+
+def _passes(result: PruningResult) -> list[Table]:
+    """Every pass on the first evaluation set, where there were several or a recovery."""
+    if not result.passes:
+        return []
+    columns = (Column("pass"), Column("sparsity"), Column("pruned", "perplexity"), Column("recovered", "perplexity"))
+    rows = tuple(
+        (
+            str(at),
+            percent(one.sparsity),
+            number(one.pruned[0]),
+            number(one.recovered[0]) if one.recovered else "-",
+        )
+        for at, one in enumerate(result.passes, start=1)
+    )
+    return [Table("Passes", columns, rows, f"perplexity on {clean(result.perplexity[0].dataset)}")]
 
 
 def _sweep(result: PruningResult) -> list[Table]:
@@ -113,7 +173,8 @@ def sweep_curve(result: PruningResult) -> list[tuple[float, tuple[float, ...], f
     """(sparsity, perplexity on every set, drift) in ascending sparsity, with the dense and the kept model."""
     points = {one.sparsity: (one.perplexity, one.drift) for one in result.sweep}
     points[0.0] = (tuple(one.before for one in result.perplexity), 0.0)
-    points[result.sparsity] = (tuple(one.after for one in result.perplexity), result.drift[-1])
+    after = tuple(one.after if one.pruned is None else one.pruned for one in result.perplexity)
+    points[result.sparsity] = (after, result.drift[-1])
     return [(sparsity, *points[sparsity]) for sparsity in sorted(points)]
 
 
@@ -152,7 +213,7 @@ def _maps(result: PruningResult) -> Table:
     columns = (
         Column("map", numeric=False),
         Column("shape", numeric=False),
-        Column("zeros"),
+        *([Column("rank"), Column("saved", "share of its parameters")] if result.factored else [Column("zeros")]),
         Column("lambda"),
         Column("lost", "share of the output's energy on the calibration texts"),
     )
@@ -161,4 +222,5 @@ def _maps(result: PruningResult) -> Table:
 
 def _row(one: PrunedMap) -> tuple[str, ...]:
     shape = " x ".join(map(str, one.shape))
-    return clean(one.name), shape, percent(one.sparsity), number(one.shrink), percent(one.error)
+    rank = () if one.rank is None else (str(one.rank),)
+    return clean(one.name), shape, *rank, percent(one.sparsity), number(one.shrink), percent(one.error)

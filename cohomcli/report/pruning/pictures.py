@@ -8,6 +8,7 @@ from cohomcli.pruning.results import PruningResult
 from cohomcli.report.names import clean, number
 from cohomcli.report.picture import Picture
 from cohomcli.report.pruning.part import sweep_curve
+from cohomcli.report.pruning.topology import topology_picture
 from cohomcli.report.style import INK, MARKERS, MODELS, Frame, new_figure
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ def pruning_pictures(result: PruningResult, subject: str, prefix: str) -> list[P
     )
     alt = f"Drift of {subject} by block, {number(result.drift[-1])} after the last, and the loss of every map."
     pictures = [Picture(f"{prefix}pruning.png", "pruning", "Pruning", alt, caption, lambda: draw(subject, result))]
+    if result.topology is not None:
+        pictures.append(topology_picture(result.topology, subject, prefix))
     if result.sweep:
         caption = "Perplexity on held-out text over the share that was pruned; 0 is the dense model."
         alt = f"Perplexity of {subject} over sparsity, {len(result.sweep) + 2} points."
