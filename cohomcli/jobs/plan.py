@@ -12,8 +12,6 @@ from cohomcli.jobs.entry import activation_options, load_options
 from cohomcli.models.spec import ModelDescription
 from cohomcli.results import SCHEMA
 
-MOST_SURVEYED = 28  # inputs that a survey left open reads at most
-
 if TYPE_CHECKING:
     from cohomcli.models.inspect import FileDescription
 
@@ -108,7 +106,7 @@ def _peak(command: str, needs: dict[str, Any], config: Config) -> int:
 
 
 def _precision_bytes(found: ModelDescription, config: Config) -> int:
-    from cohomcli.precision.forecast import Sizes, forecast_bytes
+    from cohomcli.precision.forecast import MOST_SURVEYED, Sizes, forecast_bytes
 
     wanted = config.precision
     return forecast_bytes(

@@ -125,7 +125,7 @@ def draw_texts(spec: DatasetSpec, config: Config) -> Texts:
 def _calibration_texts(spec: DatasetSpec, config: Config, n_more: int) -> TextSample:
     """Texts to plan on, and `n_more`; where the survey was left open, as many for it as there are, up to its most."""
     from cohomcli.data.sample import load_all_texts, load_texts
-    from cohomcli.precision.analysis import MOST_SURVEYED
+    from cohomcli.precision.forecast import MOST_SURVEYED
 
     wanted, seed = config.precision, config.compute.seed
     least = (wanted.calibration + (wanted.survey or 0)) * wanted.batch + n_more
@@ -275,7 +275,7 @@ def _from_files(wanted: PrecisionConfig) -> Inputs:
 
 
 def _from_shape(wanted: PrecisionConfig, seed: int) -> Inputs:
-    from cohomcli.precision.analysis import MOST_SURVEYED
+    from cohomcli.precision.forecast import MOST_SURVEYED
     from cohomcli.precision.inputs import shape_inputs
     from cohomcli.precision.summary import Inputs
 

@@ -17,6 +17,7 @@ from cohomcli.precision.baselines import baselines
 from cohomcli.precision.capture import Captured, capture
 from cohomcli.precision.curvature import OpCurvature, curvatures
 from cohomcli.precision.execute import Emulator, uniform
+from cohomcli.precision.forecast import MOST_SURVEYED, REFERENCE_BYTES
 from cohomcli.precision.loop import Looped, Setting, closed_loop, errors_of
 from cohomcli.precision.options import PrecisionOptions
 from cohomcli.precision.output_norm import OutputNorm, bind, joined
@@ -33,9 +34,8 @@ from cohomcli.progress import Progress, silent
 # Inputs whose sensitivities are compared: the more, the likelier that a near tie is among them. What one costs grows
 # with the numbers it reads and writes, so large models are compared, and surveyed, on fewer.
 MOST_VARIED, N_VARIED, FEWEST_VARIED = 32, 8, 4
-MOST_SURVEYED, N_SURVEYED = 28, 12
+N_SURVEYED = 12
 WORK = 1 << 30  # numbers of weights and results, over all varied inputs; twice that over all calibration inputs
-REFERENCE_BYTES = 1 << 30  # of the float64 outputs that plans are compared with on further calibration inputs
 
 
 @dataclass(frozen=True)

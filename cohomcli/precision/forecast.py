@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FLOAT, DOUBLE = 4, 8
-REFERENCE_BYTES = 1 << 30  # the most that reference outputs of surveyed inputs take
+MOST_SURVEYED = 28  # further calibration inputs that a survey left open reads at most
+REFERENCE_BYTES = 1 << 30  # of the float64 outputs that plans are compared with on further calibration inputs
 _ROUNDED = 2  # the rounding of a value and its square, in each format
 _COTANGENTS = 3  # those of the logits, of what they come from, and the sum of both
 
