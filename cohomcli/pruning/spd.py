@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
@@ -19,9 +20,10 @@ def invert(matrix: Tensor) -> Tensor:
     """
     potrf, potri = _lapack(matrix, "potrf", "potri")
     columns = matrix.numpy().T  # what LAPACK, which counts by columns, takes in place; the matrix is symmetric
-    _, info = potrf(columns, lower=1, overwrite_a=1, clean=0)
-    _refuse(info)
-    _, info = potri(columns, lower=1, overwrite_c=1)
+    with _one_thread():
+        _, info = potrf(columns, lower=1, overwrite_a=1, clean=0)
+        _refuse(info)
+        _, info = potri(columns, lower=1, overwrite_c=1)
     _refuse(info)
     for start in range(0, len(matrix), _TILE):  # LAPACK wrote one triangle
         end = start + _TILE
@@ -38,7 +40,8 @@ def upper_factor(matrix: Tensor) -> Tensor:
         AnalysisIncomplete: it is not positive definite.
     """
     (potrf,) = _lapack(matrix, "potrf")
-    _, info = potrf(matrix.numpy().T, lower=1, overwrite_a=1, clean=1)  # by rows its L is U
+    with _one_thread():
+        _, info = potrf(matrix.numpy().T, lower=1, overwrite_a=1, clean=1)  # by rows its L is U
     _refuse(info)
     return matrix
 
@@ -47,6 +50,14 @@ def _lapack(matrix: Tensor, *names: str) -> Any:
     from scipy.linalg import get_lapack_funcs
 
     return get_lapack_funcs(names, (matrix.numpy(),))
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """OpenBLAS keeps some 32 MiB for every thread it ever used, and rounds otherwise with another number of them."""
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def _refuse(info: int) -> None:
