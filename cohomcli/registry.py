@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from cohomcli.errors import UsageError
+
+_Value = TypeVar("_Value")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -39,6 +41,15 @@ class Registry:
         if name in self._entries:
             raise ValueError(f"{self.kind} {name!r} is registered twice")
         self._entries[name] = value
+
+    def register(self, name: str) -> Callable[[_Value], _Value]:
+        """A decorator that adds what it stands on under `name`."""
+
+        def added(value: _Value) -> _Value:
+            self.add(name, value)
+            return value
+
+        return added
 
     def get(self, name: str) -> Any:
         """The object called `name`.

@@ -17,33 +17,24 @@ from cohomcli.registry import Registry
 
 METHODS = Registry("attribution method")
 Method = Callable[[Bench, CircuitOptions, Progress], Tensor]
+"""Gives (N, n): the effect of every component on every pair."""
 STEP = "patch"
 _TOKENS = 4096
 
 
-def method(name: str) -> Callable[[Method], Method]:
-    """Register a way to score components under `name`: it returns (N, n), the effect on every pair."""
-
-    def register(score: Method) -> Method:
-        METHODS.add(name, score)
-        return score
-
-    return register
-
-
-@method("attribution")
+@METHODS.register("attribution")
 def attribution(bench: Bench, options: CircuitOptions, progress: Progress) -> Tensor:
     """First order at side `base` (Nanda 2023, attribution patching; Syed, Rager, Conmy 2023, arXiv:2310.10348)."""
     return _first_order(bench, options, 0, progress)
 
 
-@method("integrated")
+@METHODS.register("integrated")
 def integrated(bench: Bench, options: CircuitOptions, progress: Progress) -> Tensor:
     """Gradients averaged over `options.steps` points of the path between both sides (Hanna et al. 2024, 2403.17806)."""
     return _first_order(bench, options, options.steps, progress)
 
 
-@method("exact")
+@METHODS.register("exact")
 def exact(bench: Bench, options: CircuitOptions, progress: Progress) -> Tensor:
     """One forward pass with every component exchanged in turn (Vig et al. 2020, arXiv:2004.12265)."""
     return exact_effects(bench, options, range(len(bench.graph.components)), progress)

@@ -39,16 +39,6 @@ _SHORTEST, _LONGEST = 3, 8  # letters of an induction word
 _CANDIDATES = 4000  # of the vocabulary's words, most frequent first
 
 
-def task(name: str) -> Callable[[Task], Task]:
-    """Register a generator under `name`."""
-
-    def register(generator: Task) -> Task:
-        TASKS.add(name, generator)
-        return generator
-
-    return register
-
-
 def task_pairs(reference: str, tokenizer: Any, count: int, seed: int) -> list[Pair]:
     """`count` pairs of the shipped task `reference` for `tokenizer`, or all pairs of the JSON lines file it names.
 
@@ -66,7 +56,7 @@ def task_pairs(reference: str, tokenizer: Any, count: int, seed: int) -> list[Pa
     return [Pair(p.clean, p.corrupt, p.answers, p.wrong, f"pair {at}") for at, p in enumerate(pairs, start=1)]
 
 
-@task("ioi")
+@TASKS.register("ioi")
 def indirect_object(encoder: Encoder, count: int, draw: random.Random) -> list[Pair]:
     """Who gets the thing? The name that stood only once (Wang et al. 2022, arXiv:2211.00593).
 
@@ -84,7 +74,7 @@ def indirect_object(encoder: Encoder, count: int, draw: random.Random) -> list[P
     return pairs
 
 
-@task("greater-than")
+@TASKS.register("greater-than")
 def greater_than(encoder: Encoder, count: int, draw: random.Random) -> list[Pair]:
     """A year that ends something comes after the one that began it (Hanna, Liu, Variengien 2023, arXiv:2305.00586).
 
@@ -137,7 +127,7 @@ def _one_digit(encoder: Encoder) -> list[Beginning]:
     return found
 
 
-@task("induction")
+@TASKS.register("induction")
 def induction(encoder: Encoder, count: int, draw: random.Random) -> list[Pair]:
     """After A B ... A comes B (Olsson et al. 2022, arXiv:2209.11895): unrelated words that start again.
 

@@ -44,15 +44,7 @@ def subject_of(config: Config) -> Subject:
     return make(config)
 
 
-def _task(name: str) -> Callable[[Callable[[Config], Subject]], Callable[[Config], Subject]]:
-    def register(make: Callable[[Config], Subject]) -> Callable[[Config], Subject]:
-        TASKS.add(name, make)
-        return make
-
-    return register
-
-
-@_task("text")
+@TASKS.register("text")
 def _text(config: Config) -> Subject:
     """Texts in three parts: the built-in corpus by its splits; others by hash, what is kept apart in halves."""
     from copy import deepcopy
@@ -107,28 +99,28 @@ def _three_parts(config: Config) -> tuple[TextSample, tuple[str, ...], tuple[str
     return sample, held_out[:middle], held_out[middle:]
 
 
-@_task("scan")
+@TASKS.register("scan")
 def _scan(config: Config) -> Subject:
     from cohomcli.data.scan import ScanOptions, scan
 
     return _answered(config, scan(_options(config, ScanOptions), config.compute.seed))
 
 
-@_task("listops")
+@TASKS.register("listops")
 def _listops(config: Config) -> Subject:
     from cohomcli.data.listops import ListOpsOptions, listops
 
     return _answered(config, listops(_options(config, ListOpsOptions), config.compute.seed))
 
 
-@_task("modular")
+@TASKS.register("modular")
 def _modular(config: Config) -> Subject:
     from cohomcli.data.modular import ModularOptions, modular
 
     return _answered(config, modular(_options(config, ModularOptions), config.compute.seed))
 
 
-@_task("digits")
+@TASKS.register("digits")
 def _digits(config: Config) -> Subject:
     """Handwritten digits as rows of grey levels behind their class; a share `mask_rate` of the cells is asked for."""
     import torch

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohomcli.config import Config
-from cohomcli.errors import AnalysisIncomplete, UsageError
+from cohomcli.errors import AnalysisIncomplete
 from cohomcli.jobs import prune as job
 from cohomcli.progress import Progress
 
@@ -34,17 +34,14 @@ def check(options: PruneOptions, loaded: Any, config: Config) -> None:
     """Refuse what cannot be done before anything is computed.
 
     Raises:
-        UsageError: several passes of a pattern that goes in one, or passes or recovery of a model that is streamed.
+        UsageError: several passes of a pattern that goes in one.
         AnalysisIncomplete: a step of the recovery does not fit into memory.
     """
     from cohomcli.models.memory import available_bytes, gigabytes
-    from cohomcli.models.streamed import StreamedModel
     from cohomcli.pruning.gradual import passes
 
     wanted = config.pruning
     passes(options, wanted.rounds)
-    if isinstance(loaded, StreamedModel) and (wanted.rounds > 1 or wanted.recover):
-        raise UsageError("--rounds and --recover need the whole model: not with --stream", "leave one of them out")
     if wanted.recover and (needed := _training_bytes(loaded, config)) > (free := available_bytes()):
         raise AnalysisIncomplete(
             f"--recover needs about {gigabytes(needed)} and {gigabytes(free)} is free",

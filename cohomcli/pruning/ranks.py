@@ -15,7 +15,7 @@ from cohomcli.pruning.moments import Moments
 from cohomcli.pruning.parts import Anatomy, Group, at
 from cohomcli.pruning.readers import metrics
 from cohomcli.pruning.slicing import store
-from cohomcli.pruning.solve import DAMP, Factor, Problem, alive, shrunk
+from cohomcli.pruning.solve import Factor, Problem, trusted
 from cohomcli.pruning.truncate import TRUNCATIONS, Factors, Truncate, Truncation
 
 Keep = Callable[[str, Factors], None]
@@ -88,6 +88,6 @@ def _truncation(context: Context, name: str, problem: Problem) -> Truncation:
 
 def whitened(problem: Problem, metric: Tensor) -> Problem:
     """The same problem for L^T y in place of the output y, C = L L^T: there the loss in the metric is a plain one."""
-    root = torch.linalg.cholesky(alive(shrunk(metric, DAMP)))
+    root = torch.linalg.cholesky(trusted(metric, 0.0))
     weight, target = ((root.T @ part.double()).to(part.dtype) for part in (problem.weight, problem.target))
     return replace(problem, weight=weight, target=target)

@@ -82,23 +82,13 @@ class Problem:
         return float(((solution @ self.gram) * solution).sum() - 2 * (self.target * solution).sum())
 
 
-def method(name: str) -> Callable[[Solver], Solver]:
-    """Register a solver under `name`."""
-
-    def register(solver: Solver) -> Solver:
-        METHODS.add(name, solver)
-        return solver
-
-    return register
-
-
-@method("magnitude")
+@METHODS.register("magnitude")
 def magnitude(problem: Problem) -> Tensor:
     """Drop the smallest |w| (Han et al. 2015, arXiv:1506.02626)."""
     return problem.weight * problem.keep(problem.weight.abs())
 
 
-@method("random")
+@METHODS.register("random")
 def random(problem: Problem) -> Tensor:
     """Drop at random: what any method must beat."""
     generator = torch.Generator().manual_seed(problem.seed)
@@ -106,14 +96,14 @@ def random(problem: Problem) -> Tensor:
     return problem.weight * problem.keep(scores.to(problem.weight.device))
 
 
-@method("wanda")
+@METHODS.register("wanda")
 def wanda(problem: Problem) -> Tensor:
     """Drop the smallest |w_ij| ||x_j||, update nothing (Sun et al. 2024, arXiv:2306.11695)."""
     scores = problem.weight.abs() * problem.gram.diagonal().clamp_min(0).sqrt()
     return problem.weight * problem.keep(scores)
 
 
-@method("sparsegpt")
+@METHODS.register("sparsegpt")
 def sparsegpt(problem: Problem) -> Tensor:
     """Optimal Brain Surgeon column by column (Frantar, Alistarh 2023, arXiv:2301.00774).
 
@@ -148,7 +138,7 @@ def _of_block(pattern: Pattern) -> Pattern:
     return Pattern("layer", pattern.sparsity)
 
 
-@method("admm")
+@METHODS.register("admm")
 def admm(problem: Problem) -> Tensor:
     """Alternating directions on E|target - V x|^2 under the pattern (Boza 2024, arXiv:2401.02938).
 
@@ -188,7 +178,7 @@ def _growing(pattern: Pattern, progress: float) -> Pattern:
     return Pattern(pattern.kind, pattern.sparsity * (1 - (1 - progress) ** 3))
 
 
-@method("chain")
+@METHODS.register("chain")
 def chain(problem: Problem) -> Tensor:
     """ADMM on the shrunk Gram and a target that makes the square with the dense model commute.
 
@@ -218,8 +208,12 @@ def invertible(problem: Problem) -> tuple[Tensor, Tensor]:
     mean energy, as `damped` adds, would draw it to zero, and hard: a few channels of trained models are so large that a
     hundredth of the mean is more than all that most inputs have.
     """
-    shrink = max(problem.shrink, DAMP)
-    return alive(shrunk(problem.gram, shrink)), shrunk_target(problem, shrink)
+    return trusted(problem.gram, problem.shrink), shrunk_target(problem, max(problem.shrink, DAMP))
+
+
+def trusted(gram: Tensor, shrink: float) -> Tensor:
+    """The Gram of `invertible`, a new tensor."""
+    return alive(shrunk(gram, max(shrink, DAMP)))
 
 
 def alive(gram: Tensor) -> Tensor:

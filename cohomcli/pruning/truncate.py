@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cohomcli.errors import AnalysisIncomplete
-from cohomcli.pruning.solve import DAMP, alive, shrunk
+from cohomcli.pruning.solve import trusted
 from cohomcli.registry import Registry
 
 TRUNCATIONS = Registry("low-rank method")
@@ -55,43 +55,33 @@ class Truncation:
         return float((read * (change @ self.gram.double())).sum())
 
 
-def truncation(name: str) -> Callable[[Truncate], Truncate]:
-    """Register a method under `name`."""
-
-    def register(method: Truncate) -> Truncate:
-        TRUNCATIONS.add(name, method)
-        return method
-
-    return register
-
-
-@truncation("svd")
+@TRUNCATIONS.register("svd")
 def svd(problem: Truncation) -> Factors:
     """The r largest singular values of W itself (Eckart, Young 1936)."""
     return best(problem.weight, problem.rank)
 
 
-@truncation("asvd")
+@TRUNCATIONS.register("asvd")
 def asvd(problem: Truncation) -> Factors:
     """Inputs scaled by their size to the power 1/2 (ASVD, Yuan et al. 2023, arXiv:2312.05821).
 
     Size is the root mean square, which the Gram holds; the paper takes the mean of absolute values.
     """
-    diagonal = alive(shrunk(problem.gram, 1.0)).diagonal()
+    diagonal = trusted(problem.gram, 1.0).diagonal()
     return best(problem.weight, problem.rank, torch.diag(diagonal**ASVD_POWER))
 
 
-@truncation("svdllm")
+@TRUNCATIONS.register("svdllm")
 def svdllm(problem: Truncation) -> Factors:
     """Inputs whitened by the Cholesky factor of their whole Gram (SVD-LLM, Wang et al. 2024, arXiv:2403.07378)."""
-    return best(problem.weight, problem.rank, alive(shrunk(problem.gram, DAMP)))
+    return best(problem.weight, problem.rank, trusted(problem.gram, 0.0))
 
 
-@truncation("chain")
+@TRUNCATIONS.register("chain")
 def chain(problem: Truncation) -> Factors:
     """Balanced: the shrunk Gram of what comes in, and the metric of what is read of the output."""
-    metric = None if problem.metric is None else alive(shrunk(problem.metric, DAMP))
-    return best(problem.weight, problem.rank, alive(shrunk(problem.gram, max(problem.shrink, DAMP))), metric)
+    metric = None if problem.metric is None else trusted(problem.metric, 0.0)
+    return best(problem.weight, problem.rank, trusted(problem.gram, problem.shrink), metric)
 
 
 def best(weight: Tensor, rank: int, gram: Tensor | None = None, metric: Tensor | None = None) -> Factors:

@@ -16,23 +16,14 @@ from cohomcli.topology.results import Array
 Draw = Callable[[], Array]
 Null = Callable[[Array, np.random.Generator], Draw]
 NULLS = Registry("null model")
+"""Null models by name.
+
+Each takes (n, k) float64 points and a generator, and returns a function that draws an (n, k) replicate.
+"""
 NO_NULL = "none"
 
 
-def null(name: str) -> Callable[[Null], Null]:
-    """Register a null model under `name`.
-
-    It takes (n, k) float64 points and a generator, and returns a function that draws an (n, k) replicate.
-    """
-
-    def add(function: Null) -> Null:
-        NULLS.add(name, function)
-        return function
-
-    return add
-
-
-@null("rotation")
+@NULLS.register("rotation")
 def rotation(points: Array, rng: np.random.Generator) -> Draw:
     """Gaussian clouds with exactly the mean and the covariance of `points`, by rotating the space of texts.
 
@@ -59,7 +50,7 @@ def rotation(points: Array, rng: np.random.Generator) -> Draw:
     return draw
 
 
-@null("gaussian")
+@NULLS.register("gaussian")
 def gaussian(points: Array, rng: np.random.Generator) -> Draw:
     """Fresh samples of the Gaussian with the sample mean and sample covariance of `points`.
 
@@ -77,7 +68,7 @@ def gaussian(points: Array, rng: np.random.Generator) -> Draw:
     return draw
 
 
-@null("column")
+@NULLS.register("column")
 def column(points: Array, rng: np.random.Generator) -> Draw:
     """Every coordinate (after PCA: every principal component) permuted over the texts on its own.
 

@@ -21,21 +21,12 @@ from cohomcli.topology.results import Array, LayerTopology, NullDraws
 
 Statistic = Callable[[Array, float], float]
 STATISTICS = Registry("test statistic")
+"""Bars (k, 2) and the cloud's mean pairwise distance to a number, large for structure."""
 TESTED = {0: "gap", 1: "ratio"}
 JOINT_NULLS = ("rotation",)  # those whose replicates of all layers come from one draw
 
 
-def statistic(name: str) -> Callable[[Statistic], Statistic]:
-    """Register a statistic: bars (k, 2) and the cloud's mean pairwise distance to a number, large for structure."""
-
-    def add(function: Statistic) -> Statistic:
-        STATISTICS.add(name, function)
-        return function
-
-    return add
-
-
-@statistic("ratio")
+@STATISTICS.register("ratio")
 def ratio(bars: Array, scale: float) -> float:
     """Largest death / birth, 1 without bars: the multiplicative persistence of Bobrowski and Skraba (2023).
 
@@ -45,7 +36,7 @@ def ratio(bars: Array, scale: float) -> float:
     return float((bars[:, 1] / bars[:, 0]).max(initial=1.0))
 
 
-@statistic("gap")
+@STATISTICS.register("gap")
 def gap(bars: Array, scale: float) -> float:
     """Largest lifetime over the mean pairwise distance, 0 without bars. In H0: the widest gap between two pieces."""
     return float(lifetimes_of(bars).max(initial=0.0)) / scale if scale > 0 else 0.0

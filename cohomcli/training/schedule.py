@@ -14,14 +14,6 @@ SCHEDULES = Registry("schedule")
 Shape = Callable[[float], float]
 
 
-def _schedule(name: str) -> Callable[[Shape], Shape]:
-    def register(shape: Shape) -> Shape:
-        SCHEDULES.add(name, shape)
-        return shape
-
-    return register
-
-
 def learning_rate(step: int, options: TrainOptions) -> float:
     """The learning rate of update `step` (from 0): linear warm-up, then the schedule down to `min_lr_ratio`."""
     if step < options.warmup_steps:
@@ -32,31 +24,31 @@ def learning_rate(step: int, options: TrainOptions) -> float:
     return options.learning_rate * (options.min_lr_ratio + (1 - options.min_lr_ratio) * share)
 
 
-@_schedule("cosine")
+@SCHEDULES.register("cosine")
 def cosine(progress: float) -> float:
     """(1 + cos(pi t)) / 2 (Loshchilov, Hutter 2017, without restarts)."""
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-@_schedule("linear")
+@SCHEDULES.register("linear")
 def linear(progress: float) -> float:
     """1 - t."""
     return 1 - progress
 
 
-@_schedule("constant")
+@SCHEDULES.register("constant")
 def constant(progress: float) -> float:
     """1."""
     return 1.0
 
 
-@_schedule("spectral")
+@SCHEDULES.register("spectral")
 def spectral(progress: float) -> float:
     """1: the rates of the levels come on top, see `levels.py`."""
     return 1.0
 
 
-@_schedule("wsd")
+@SCHEDULES.register("wsd")
 def warmup_stable_decay(progress: float) -> float:
     """1, then 1 - sqrt of the share done of the last fifth (Haegele et al. 2024, arXiv:2405.18392)."""
     past = progress - (1 - WSD_DECAY)
