@@ -41,6 +41,7 @@ from cohomcli.training.loop import evaluate
 
 METHODS = ("random", "magnitude", "wanda", "sparsegpt", "admm", "chain")
 CHANNEL_METHODS = ("random", "magnitude", "wanda", "flap", "chain")
+EXPERT_METHODS = ("random", "magnitude", "reap", "chain")
 RANK_METHODS = ("svd", "asvd", "svdllm", "chain")
 BLIND = ("random", "magnitude")  # methods that do not look at the calibration texts
 PER_BATCH = 2048
@@ -156,6 +157,8 @@ def plans(arguments: argparse.Namespace) -> Iterator[tuple[int, PruneOptions]]:
 def _methods(kind: str) -> tuple[str, ...]:
     if kind == "rank":
         return RANK_METHODS
+    if kind == "experts":
+        return EXPERT_METHODS
     return METHODS if kind in ("rows", "layer", "nm") else CHANNEL_METHODS
 
 

@@ -25,7 +25,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from cohomcli.models.layout import find_stacks
-from cohomcli.models.memory import give_back
+from cohomcli.models.memory import give_back, map_large_blocks
 from cohomcli.models.resolve import resolve
 from cohomcli.models.shards import ShardWriter
 from cohomcli.models.spec import LoadOptions
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1024, help="tokens that go through a block together")
     parser.add_argument("--stream", action="store_true", help="one block in memory at a time")
     arguments = parser.parse_args()
+    map_large_blocks()  # as the command does
     if arguments.stream:
         stream(arguments)
         return

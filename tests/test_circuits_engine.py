@@ -25,7 +25,9 @@ from cohomcli.errors import AnalysisIncomplete, InputRefused, UsageError
 from cohomcli.models.attentions import attention_maps
 from cohomcli.models.probe import find_layout
 from cohomcli.models.wiring import wire
+from cohomcli.nn import CohomologicalTransformer
 
+OWN = "cohomological"
 # One of each kind: a fused map, grouped keys, attention and MLP side by side with interleaved maps, an MLP of its own.
 FAMILIES = ("gpt2", "llama", "gpt_neox", "opt", "phi")
 
@@ -43,13 +45,18 @@ def pairs() -> tuple[TokenPair, ...]:
 
 
 def model_of(family: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    model = tinymodels.build(family)
+    model = _own() if family == OWN else tinymodels.build(family)
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:  # large enough that attention is not uniform
                 parameter.copy_(0.4 * torch.randn(parameter.shape, generator=draw))
     return model.to(dtype).eval()
+
+
+def _own() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return CohomologicalTransformer(vocab_size=320, dim=16, sequence_dim=8, num_heads=2, exact="hard", causal=True)
 
 
 def graph(model: torch.nn.Module, level: str, metric: str = "logit") -> ChannelGraph | EdgeGraph:
@@ -63,8 +70,10 @@ def batch() -> PairBatch:
     return batches_of(pairs(), torch.device("cpu"))[0]
 
 
-@pytest.mark.parametrize("level", ["heads", "neurons", "edges"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "level"),
+    [*itertools.product(FAMILIES, ("heads", "neurons", "edges")), (OWN, "heads"), (OWN, "neurons")],
+)
 def test_exchanging_nothing_or_everything_gives_the_two_runs(family: str, level: str) -> None:
     model = model_of(family)
     found = graph(model, level)
@@ -109,8 +118,9 @@ def test_a_patched_head_is_arithmetic_on_the_attentions_output() -> None:
 
 
 @pytest.mark.parametrize("base", ["clean", "corrupt"])
-@pytest.mark.parametrize("level", ["heads", "edges"])
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+@pytest.mark.parametrize(
+    ("family", "level"), [*itertools.product(("gpt2", "llama", "gpt_neox"), ("heads", "edges")), (OWN, "heads")]
+)
 def test_attribution_is_the_derivative_of_the_exchange(family: str, level: str, base: str) -> None:
     model = model_of(family, torch.float64)
     found = graph(model, level, "probability")

@@ -10,6 +10,8 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 from cohomcli.__main__ import main
+from cohomcli.jobs import recover as recovery
+from cohomcli.jobs.recover import recover
 from cohomcli.pruning.lowrank import load_factored
 from cohomcli.runs.entries import load_run
 
@@ -86,6 +88,31 @@ def test_recovery_of_zeros_lowers_perplexity_and_keeps_them(capsys, tmp_path: Pa
     assert "Passes" in (run / "report.md").read_text()
     again, _ = _pruned(capsys, tmp_path, *arguments)
     assert again["pruning"] == pruning
+
+
+def test_a_run_that_was_interrupted_between_passes_resumes_to_the_same_results(
+    capsys, tmp_path: Path, monkeypatch
+) -> None:
+    arguments = ["--pattern", "0.7", "--method", "wanda", "--rounds", "2", "--recover", "6", "--recover-lr", "3e-4"]
+    calls: list[int] = []
+
+    def stops_in_the_second_pass(*given, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return recover(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "recover", stops_in_the_second_pass)
+        code, out, err = _run(capsys, "prune", *FAST, *arguments, "--output-dir", str(tmp_path), "--quiet")
+    assert (code, out) == (130, ""), err
+    assert [path.name for path in tmp_path.iterdir()] == [".partial"]
+    code, _, err = _run(capsys, "prune", "--resume", "latest", "--output-dir", str(tmp_path), "--quiet")
+    assert code == 0, err
+    resumed = (tmp_path / "latest").resolve()
+    _, whole = _pruned(capsys, tmp_path, *arguments)
+    for name in ("results.json", "model/model.safetensors", "model/masks.safetensors"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("pattern", ["rank:0.6", "mlp:0.5"])

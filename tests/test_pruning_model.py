@@ -226,9 +226,6 @@ def test_refusals() -> None:
     neox = AutoModelForCausalLM.from_config(CONFIG_MAPPING["gpt_neox"](**SMALL)).eval()
     with pytest.raises(InputRefused, match="cannot be pruned yet"):
         _prune(neox, "wanda", "0.5")
-    experts = CONFIG_MAPPING["mixtral"](**SMALL | {"num_key_value_heads": 2, "num_local_experts": 2})
-    with pytest.raises(InputRefused, match="MixtralDecoderLayer cannot be pruned yet"):
-        _prune(AutoModelForCausalLM.from_config(experts).eval(), "wanda", "0.5")
     with pytest.raises(InputRefused, match="size of a head"):
         _prune(_model("gpt2"), "chain", "heads:0.5")
     with pytest.raises(UsageError, match="less than one"):

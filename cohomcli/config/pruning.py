@@ -17,7 +17,8 @@ class PruningConfig(Section):
     )
     protect: str | None = Field(None, description="circuit.json or run of cohom circuits, whose weights stay")
     pattern: str = Field(
-        "0.5", description="0.5 of every row, layer:0.5, 2:4, mlp:0.25, heads:0.25, blocks:0.25, rank:0.25"
+        "0.5",
+        description="0.5 of every row, layer:0.5, 2:4, mlp:0.25, heads:0.25, experts:0.25, blocks:0.25, rank:0.25",
     )
     shrink: Literal["auto"] | float = Field(
         "auto", description="lambda: how little the Gram's correlations are trusted"

@@ -126,11 +126,13 @@ def _result(run: RunFolder, parts: Parts, config: Config, progress: Progress) ->
 def _prepare(config: Config) -> Parts:
     from cohomcli.jobs.passes import check as check_passes
     from cohomcli.jobs.prune_streamed import load_for_pruning
+    from cohomcli.models.memory import map_large_blocks
     from cohomcli.pruning.forecast import refuse_if_too_big
     from cohomcli.pruning.pattern import with_sparsity
     from cohomcli.pruning.prune import check
 
     prepare(config.compute)
+    map_large_blocks()
     if len(config.models) != 1:
         raise UsageError("prune takes one model", "run it once for each")
     options = _options(config)

@@ -115,5 +115,5 @@ def _masks(store: BlockStore, index: int) -> Iterator[tuple[str, Any]]:
     from cohomcli.pruning.parts import anatomy_of, at
 
     block = store.stack.blocks[index]
-    for path in (path for group in anatomy_of(block).groups for path in group.paths):
+    for path in anatomy_of(block).maps:
         yield f"layer_{index}.{path}", job.packed(at(block, path).weight)

@@ -164,3 +164,18 @@ def give_back() -> None:
 
     with suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def map_large_blocks() -> None:
+    """Let the C library of Linux map every block of a MiB and more by itself for the rest of the process.
+
+    Such a block is the system's again as soon as it is freed; left alone the library raises that limit to 32 MiB, and
+    the peak depends on chance.
+    """
+    import ctypes
+
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
+
+
+_M_MMAP_THRESHOLD = -3  # malloc.h

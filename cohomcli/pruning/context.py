@@ -88,7 +88,7 @@ class Context:
             change = old - new
             total += float(((old @ problem.gram) * old).sum())
             lost += float(((change @ problem.gram) * change).sum())
-        sparsity = float((solution == 0).float().mean())
+        sparsity = 1 - int(solution.count_nonzero()) / solution.numel()
         shape = (problem.weight.shape[0], problem.weight.shape[1])
         if rank is not None:
             sparsity = 1 - rank * sum(shape) / (shape[0] * shape[1])

@@ -19,11 +19,10 @@ def forecast_bytes(stack: Stack, tokens: int) -> int:
     """
     worst = 0
     for block in stack.blocks:
-        for group in anatomy_of(block).groups:
-            for path in group.paths:
-                out, width = matrix(at(block, path)).shape
-                gram = (DOUBLE + 3 * FLOAT) * width**2
-                worst = max(worst, gram + 6 * FLOAT * out * width + 8 * FLOAT * tokens * max(out, width))
+        for path in anatomy_of(block).maps:
+            out, width = matrix(at(block, path)).shape
+            gram = (DOUBLE + 3 * FLOAT) * width**2
+            worst = max(worst, gram + 6 * FLOAT * out * width + 8 * FLOAT * tokens * max(out, width))
     return worst + _still_to_come(stack)
 
 

@@ -17,6 +17,7 @@ CHAINED = {"chain"}  # methods whose target is the dense model's state
 _STRUCTURED = {
     "mlp": ("chain", "wanda", "flap", "magnitude", "random"),
     "heads": ("chain", "wanda", "magnitude", "random"),
+    "experts": ("chain", "reap", "magnitude", "random"),
     "blocks": ("chain", "influence", "random"),
     "rank": ("chain", "svdllm", "asvd", "svd"),
 }

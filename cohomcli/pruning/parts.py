@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -31,7 +31,8 @@ class Anatomy:
 
     `attention` is a module that returns (what the attention adds, anything), or None where no module does. `heads` says
     that queries, keys and values are maps of their own, the first group, and that the class reads `head_dim`: only then
-    can stock classes load a model with fewer heads.
+    can stock classes load a model with fewer heads. `experts` is a mixture of experts in the MLP's place: the last
+    group is then that module, whose matrices are no maps here, and there are no channels.
     """
 
     groups: tuple[Group, ...]
@@ -41,6 +42,12 @@ class Anatomy:
     post_norm: bool = False
     attention: str | None = None
     heads: bool = False
+    experts: str | None = None
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Paths of all matrices that can be pruned one by one."""
+        return tuple(path for group in self.groups for path in group.paths if path != self.experts)
 
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -104,6 +111,10 @@ _OWN = Anatomy(  # cohomcli.nn
     "mlp.2",
     "intermediate_size",
 )
+_MIXTURES = tuple(
+    replace(_LLAMA, groups=(*_LLAMA.groups[:2], Group("mlp", (path,))), channels=(path,), reader=path, experts=path)
+    for path in ("mlp", "block_sparse_moe")
+)
 KNOWN = (_LLAMA, _GPT2, _BERT, _OPT, _OWN)
 
 
@@ -119,9 +130,12 @@ def anatomy_of(block: nn.Module) -> Anatomy:
             if not all(isinstance(getattr(part, "weight", None), Tensor) for part in parts):
                 break
             return anatomy
+    for anatomy in _MIXTURES:
+        if all(at(block, path) is not None for path in (*anatomy.maps, f"{anatomy.experts}.experts")):
+            return anatomy
     raise InputRefused(
         f"blocks of the class {type(block).__name__} cannot be pruned yet",
-        "Llama, Mistral, Qwen, Gemma, GPT-2, BERT, RoBERTa and OPT can",
+        "Llama, Mistral, Mixtral, Qwen, Gemma, GPT-2, BERT, RoBERTa and OPT can",
     )
 
 

@@ -1,4 +1,4 @@
-"""What goes together: weights (of every row, of a matrix, N of M), channels of an MLP, heads, blocks, or ranks."""
+"""What goes together: weights (of every row, of a matrix, N of M), MLP channels, heads, experts, blocks, ranks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from cohomcli.errors import UsageError
 
-PatternKind = Literal["rows", "layer", "nm", "mlp", "heads", "blocks", "rank"]
-STRUCTURED = ("mlp", "heads", "blocks", "rank")  # no weights become zero: something really goes
-_HINT = "write 0.5 (of every row), layer:0.5, 2:4, mlp:0.25 (channels), heads:0.25, blocks:0.25 or rank:0.25"
+PatternKind = Literal["rows", "layer", "nm", "mlp", "heads", "experts", "blocks", "rank"]
+STRUCTURED = ("mlp", "heads", "experts", "blocks", "rank")  # no weights become zero: something really goes
+_HINT = "write 0.5 (of every row), layer:0.5, 2:4, or mlp: (channels), heads:, experts:, blocks: or rank: with a share"
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """`sparsity` is the share of weights, channels, heads or blocks that go; "rank": of every map's parameters.
+    """`sparsity` is the share of weights, channels, heads, experts or blocks that go; of rank, of a map's parameters.
 
     With "nm" at most `n` of `m` neighbours in a row stay.
     """
@@ -51,7 +51,8 @@ def parse_pattern(text: str) -> Pattern:
     except ValueError:
         raise UsageError(f"{text!r} is no pattern", _HINT) from None
     kinds: dict[str, PatternKind] = {
-        "": "rows", "layer": "layer", "mlp": "mlp", "heads": "heads", "blocks": "blocks", "rank": "rank",
+        "": "rows", "layer": "layer", "mlp": "mlp", "heads": "heads", "experts": "experts", "blocks": "blocks",
+        "rank": "rank",
     }  # fmt: skip
     if kind not in kinds or (colon and not kind):
         raise UsageError(f"{text!r} is no pattern", _HINT)

@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cohomcli.errors import UsageError
+from cohomcli.errors import InputRefused, UsageError
 from cohomcli.models.layout import Stack
 from cohomcli.models.memory import give_back
 from cohomcli.progress import Progress, silent
 from cohomcli.pruning.allocation import outlier_allocation
 from cohomcli.pruning.context import Context
 from cohomcli.pruning.depth import choose_blocks, count_blocks, drop_blocks
+from cohomcli.pruning.experts import count_experts, mixture_of, note_experts, prune_experts
 from cohomcli.pruning.heads import count_heads, head_shape
 from cohomcli.pruning.options import PruneOptions
 from cohomcli.pruning.parts import Anatomy, Group, anatomy_of, at
@@ -75,10 +76,11 @@ def check(model: nn.Module, stack: Stack, options: PruneOptions) -> list[Anatomy
     anatomies = [anatomy_of(block) for block in stack.blocks]
     if pattern.kind == "blocks":
         count_blocks(len(stack.blocks), pattern.sparsity)
+    _check_experts(model, stack, anatomies, pattern)
     for index, (block, anatomy) in enumerate(zip(stack.blocks, anatomies, strict=True)):
         if pattern.kind == "heads":
             count_heads(head_shape(model, anatomy), pattern.sparsity)
-        for path in (path for group in anatomy.groups for path in group.paths):
+        for path in anatomy.maps:
             out, n_in = matrix(at(block, path)).shape
             check_fits(pattern, f"layer_{index}.{path}", n_in)
             if pattern.kind == "rank":
@@ -87,13 +89,26 @@ def check(model: nn.Module, stack: Stack, options: PruneOptions) -> list[Anatomy
     return anatomies
 
 
+def _check_experts(model: nn.Module, stack: Stack, anatomies: Sequence[Anatomy], pattern: Pattern) -> None:
+    """Refuse experts: where there are none, and what would prune a mixture's matrices one by one."""
+    found = [(block, one.experts) for block, one in zip(stack.blocks, anatomies, strict=True) if one.experts]
+    if pattern.kind == "experts":
+        if not found:
+            raise InputRefused(f"{type(model).__name__} has no experts", "prune channels: mlp:0.25")
+        for block, path in found:
+            count_experts(mixture_of(block, path), pattern.sparsity)
+    elif found and pattern.kind != "heads":
+        raise InputRefused(
+            f"{type(model).__name__} has experts, which {pattern} does not prune", "use experts:0.25 or heads:0.25"
+        )
+
+
 def guard_of(stack: Stack, anatomies: Sequence[Anatomy], options: PruneOptions) -> Guard:
     """What keeps the protected weights of a pass; raises as `Guard`."""
     shapes = {
         f"layer_{index}.{path}": (int(weight.shape[0]), int(weight.shape[1]))
         for index, (block, anatomy) in enumerate(zip(stack.blocks, anatomies, strict=True))
-        for group in anatomy.groups
-        for path in group.paths
+        for path in anatomy.maps
         for weight in [matrix(at(block, path))]
     }
     return Guard(options.protect, shapes, options.pattern)
@@ -127,6 +142,8 @@ class _Pruner:
                     kept = prune_channels(context, index, block, anatomy)
                 elif shape is not None:
                     prune_heads(context, index, block, anatomy, shape)
+                elif context.pattern.kind == "experts":
+                    prune_experts(context, index, block, anatomy)
                 elif context.pattern.kind == "rank":
                     prune_ranks(context, index, block, anatomy, keep)
                 else:
@@ -134,6 +151,8 @@ class _Pruner:
                         self._group(index, block, group)
                 self.drift.append(context.flow.leave(kept))
                 self.progress(STEP, index + 1, n_layer)
+            if context.pattern.kind == "experts":
+                note_experts(context.model, self.stack.blocks, self.anatomies)
         return self._result(before, time.monotonic() - begun)
 
     def _patterns(self) -> list[Pattern]:

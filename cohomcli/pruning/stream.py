@@ -215,7 +215,7 @@ class Flow:
         for batch in range(self.n_batches):
             if known:
                 x = self.inputs(last, batch)
-                output = self._residual(last, batch) + at(self.block, last.paths[0])(x if kept is None else x[:, kept])
+                output = self._residual(last, batch) + self._written(last, x if kept is None else x[:, kept])
             else:
                 output = run_block(self.block, self.hidden(PRUNED, batch), self.call).flatten(0, -2)
             _refuse_non_finite(output)
@@ -235,10 +235,16 @@ class Flow:
             return self.shelf.get("middle", batch)
         return self.shelf.get(PRUNED, batch) + self._attended(batch)
 
+    def _written(self, group: Group, x: Tensor) -> Tensor:
+        """What a writer makes of its inputs (tokens, in)."""
+        module = at(self.block, group.paths[0])
+        if group.paths[0] == self.anatomy.experts:  # a mixture takes batches
+            x = x.reshape(self.shape)
+        return first_tensor(module(x)).flatten(0, -2)
+
     def _attended(self, batch: int) -> Tensor:
         """What the attention of the pruned block adds, from the inputs of its last map."""
-        output: Tensor = at(self.block, self._attention.paths[0])(self.inputs(self._attention, batch))
-        return output
+        return self._written(self._attention, self.inputs(self._attention, batch))
 
     @contextmanager
     def _attention_again(self, group: Group, batch: int) -> Iterator[None]:
@@ -324,8 +330,8 @@ def _listen(module: nn.Module, group: Group, seen: dict[str, Tensor]) -> list[An
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:
         seen[f"{group.key}.in"] = args[0].flatten(0, -2)
 
-    def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        seen[f"{group.key}.out"] = output.flatten(0, -2)
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        seen[f"{group.key}.out"] = first_tensor(output).flatten(0, -2)
 
     if group.role == "reader":
         return [module.register_forward_pre_hook(before)]
