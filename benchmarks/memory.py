@@ -45,8 +45,11 @@ COMMANDS = {
     "train, long": "train --max-steps 2 --batch-size 16 --block-size 128",
     "prune": "prune --method wanda --calibration-tokens 2048 --eval-tokens 1024 --block-size 64",
     "prune, sparsegpt": "prune --method sparsegpt --calibration-tokens 2048 --eval-tokens 1024 --block-size 64",
+    "prune, chain": "prune --calibration-tokens 2048 --eval-tokens 1024 --block-size 128",
+    "prune, channels": "prune --pattern mlp:0.25 --calibration-tokens 2048 --eval-tokens 1024 --block-size 64",
+    "prune, rank": "prune --pattern rank:0.3 --calibration-tokens 2048 --eval-tokens 1024 --block-size 64",
 }
-TOO_LONG = {("prune, sparsegpt", "wide"), ("run", "wide")}
+TOO_LONG = {("prune, sparsegpt", "wide"), ("prune, channels", "wide"), ("prune, rank", "wide"), ("run", "wide")}
 
 
 def status(key: str) -> int:

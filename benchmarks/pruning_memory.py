@@ -64,24 +64,27 @@ def batches_of(arguments: argparse.Namespace, tokens: int) -> list[dict[str, tor
     return [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in torch.split(ids, size)]
 
 
+def options_of(arguments: argparse.Namespace) -> PruneOptions:
+    """What the command line asks for."""
+    return PruneOptions(arguments.method, parse_pattern(arguments.pattern))
+
+
 def run(model: nn.Module, arguments: argparse.Namespace, tokens: int) -> None:
     """Prune `model` on random tokens."""
-    options = PruneOptions(arguments.method, parse_pattern(arguments.pattern))
-    prune(model, find_stacks(model).stacks[0], batches_of(arguments, tokens), options)
+    prune(model, find_stacks(model).stacks[0], batches_of(arguments, tokens), options_of(arguments))
 
 
 def run_streamed(folder: Path, arguments: argparse.Namespace, tokens: int) -> None:
     """Prune the model in `folder` into a folder beside it, block by block; half as much text is held out."""
     store = open_streamed(resolve(str(folder)), LoadOptions(tokenizer="tiny-gpt")).store
     assert store is not None
-    options = PruneOptions(arguments.method, parse_pattern(arguments.pattern))
     writer = ShardWriter(folder.with_name("pruned"), len(store.names) + 1)
     batches, held = batches_of(arguments, tokens), batches_of(arguments, tokens // 2)
 
     def save(index: int) -> None:
         writer.write(store.tensors(index))
 
-    with prune_streamed(store, batches, held, options, save) as (result, _):
+    with prune_streamed(store, batches, held, options_of(arguments), save) as (result, _):
         print(f"drift behind the last block {result.drift[-1]:.3g}")
     writer.finish(store.model)
 
@@ -143,7 +146,7 @@ def main() -> None:
     peak = status("VmHWM") - before
     allowed = weights + 2 * grams
     print(f"model {weights / MIB:.0f} MiB, Grams of one block {grams / MIB:.0f} MiB, code {before / MIB:.0f} MiB")
-    forecast = forecast_bytes(find_stacks(model).stacks[0], arguments.batch)
+    forecast = forecast_bytes(find_stacks(model).stacks[0], arguments.batch, options_of(arguments))
     print(f"forecast beside the model {forecast / MIB:.0f} MiB, measured {(peak - weights) / MIB:.0f} MiB")
     verdict = "below" if peak < allowed else "ABOVE"
     print(

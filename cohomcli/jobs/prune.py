@@ -51,6 +51,7 @@ class Parts:
     batches: list[dict[str, Tensor]]
     evaluations: list[tuple[str, str, Any]]  # name, domain, blocks
     blocks: Any  # all texts of the calibration split, packed
+    memory: int  # bytes that pruning and measuring take beside the model
 
 
 def prune(config: Config, argv: list[str], progress: Progress) -> Outcome:
@@ -154,8 +155,27 @@ def _prepare(config: Config) -> Parts:
     for each in (options.pattern, *(with_sparsity(options.pattern, one) for one in config.pruning.sweep)):
         check(loaded.model, stack, replace(options, pattern=each))
     check_passes(options, loaded, config)
-    refuse_if_too_big(loaded.model, stack, batches[0]["input_ids"].numel())
-    return Parts(loaded, options, calibration, batches, list(_evaluations(loaded, config)), blocks)
+    memory = _memory(loaded.model, stack, batches[0]["input_ids"].numel(), options, config)
+    refuse_if_too_big(loaded.model, memory)
+    return Parts(loaded, options, calibration, batches, list(_evaluations(loaded, config)), blocks, memory)
+
+
+def _memory(model: Any, stack: Stack, tokens: int, options: PruneOptions, config: Config) -> int:
+    """Bytes beside the loaded model at the peak of the command; pruning, evaluation and report follow each other."""
+    from cohomcli.pruning.forecast import evaluation_bytes, exactness_bytes, forecast_bytes
+
+    wanted = config.pruning
+    needs = [
+        forecast_bytes(stack, tokens, options),
+        evaluation_bytes(model.config, EVALUATED, wanted.block_size),
+        exactness_bytes(stack, model.config.get_text_config().hidden_size) if wanted.exactness else 0,
+    ]
+    return max(needs) + (_held(model) if wanted.sweep else 0)
+
+
+def _held(model: Any) -> int:
+    """Bytes of the weights that are in memory."""
+    return sum(int(p.nbytes) for p in model.parameters() if not p.is_meta)
 
 
 def _options(config: Config) -> PruneOptions:
@@ -364,7 +384,6 @@ def plan(config: Config) -> dict[str, Any]:
         CohomError: what pruning would refuse.
     """
     from cohomcli.jobs.passes import planned_passes
-    from cohomcli.pruning.forecast import forecast_bytes
 
     parts = _prepare(config)
     per_batch = parts.batches[0]["input_ids"].numel()
@@ -376,7 +395,7 @@ def plan(config: Config) -> dict[str, Any]:
         "method": config.pruning.method,
         "pattern": str(parts.options.pattern),
         "calibration_tokens": per_batch * len(parts.batches),
-        "memory_bytes": forecast_bytes(stack_of(parts.loaded.model), per_batch),
+        "memory_bytes": _held(parts.loaded.model) + parts.memory,
         **planned_passes(parts, config),
         "config": config.model_dump(mode="json"),
     }

@@ -2,28 +2,62 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from cohomcli.errors import AnalysisIncomplete
 from cohomcli.models.layout import Stack
-from cohomcli.models.memory import available_bytes, gigabytes
-from cohomcli.pruning.parts import anatomy_of, at
+from cohomcli.models.memory import available_bytes, forecast, gigabytes
+from cohomcli.pruning.options import PruneOptions
+from cohomcli.pruning.parts import Anatomy, anatomy_of, at
 from cohomcli.pruning.slicing import matrix
 
-FLOAT, DOUBLE = 4, 8
+FLOAT = 4
+_SOLVING = ("sparsegpt", "admm", "chain")  # methods that hold an inverse beside the Gram
+_MATRICES = {"mlp": 6, "heads": 6, "blocks": 6, "rank": 7}  # (in, in) float32 of a solution in float64
 
 
-def forecast_bytes(stack: Stack, tokens: int) -> int:
-    """Bytes beside what is in memory at the peak of one map: its Gram (in, in) in float64 and three times in float32,
-    six matrices (out, in), and about eight buffers of its width for the `tokens` of one batch; and one block.
+def forecast_bytes(stack: Stack, tokens: int, options: PruneOptions) -> int:
+    """Bytes beside what is in memory at the peak of one map: its Gram and what is solved with it, (in, in); four
+    matrices (out, in); three buffers of its width for the `tokens` of one batch; and the block, where it is to be read.
+
+    The numbers of matrices are those that `python -m benchmarks.pruning_memory` measures at widths of 256 to 768.
     """
     worst = 0
     for block in stack.blocks:
-        for path in anatomy_of(block).maps:
+        anatomy = anatomy_of(block)
+        for path in anatomy.maps:
             out, width = matrix(at(block, path)).shape
-            gram = (DOUBLE + 3 * FLOAT) * width**2
-            worst = max(worst, gram + 6 * FLOAT * out * width + 8 * FLOAT * tokens * max(out, width))
+            held = _matrices(anatomy, path, options) * width**2 + 4 * out * width + 3 * tokens * max(out, width)
+            worst = max(worst, FLOAT * held)
+        if anatomy.experts and options.pattern.kind == "experts":  # those that stay are copied
+            worst = max(worst, FLOAT * sum(p.numel() for p in at(block, anatomy.experts).parameters()))
     return worst + _still_to_come(stack)
+
+
+def evaluation_bytes(config: Any, rows: int, length: int) -> int:
+    """Bytes of a forward pass over `rows` sequences of `length` tokens with a loss: activations, and logits in three
+    copies.
+    """
+    needs = forecast(config, 0, length, head=False)
+    return rows * length * (needs.per_token + needs.logits)
+
+
+def exactness_bytes(stack: Stack, width: int) -> int:
+    """Bytes of the second moments of what every block writes, (width, width) float64 each."""
+    return 2 * FLOAT * len(stack.blocks) * width**2
+
+
+def _matrices(anatomy: Anatomy, path: str, options: PruneOptions) -> int:
+    """How many matrices (in, in) the solution of the map at `path` takes."""
+    kind = options.pattern.kind
+    solved = {"mlp": (anatomy.reader,), "heads": anatomy.groups[1].paths, "blocks": (anatomy.reader,), "experts": ()}
+    if path not in solved.get(kind, anatomy.maps):
+        return 0
+    if kind in _MATRICES:
+        return _MATRICES[kind] if options.method not in ("wanda", "flap", "magnitude", "random", "influence") else 1
+    return 2 if options.method in _SOLVING else 1
 
 
 def _still_to_come(stack: Stack) -> int:
@@ -32,17 +66,16 @@ def _still_to_come(stack: Stack) -> int:
     return FLOAT * max(sum(sizes) for sizes in blocks)
 
 
-def refuse_if_too_big(model: nn.Module, stack: Stack, tokens: int) -> int:
-    """The forecast for `model`, which is loaded.
+def refuse_if_too_big(model: nn.Module, needed: int) -> None:
+    """Refuse to prune `model`, which is loaded, where the `needed` bytes beside it are not free.
 
     Raises:
-        AnalysisIncomplete: so much memory is not free.
+        AnalysisIncomplete: they are not.
     """
-    needed, free = forecast_bytes(stack, tokens), available_bytes()
+    free = available_bytes()
     if needed > free:
         raise AnalysisIncomplete(
             f"pruning {type(model).__name__} needs about {gigabytes(needed)} beside the model and {gigabytes(free)} "
             "is free",
             "use a machine with more memory",
         )
-    return needed
