@@ -41,6 +41,7 @@ WORDS = (
 PAIRS, IGNORE = {"ioi": 2000, "greater-than": 300}, -100
 FAMILIES = ("gpt2", "llama", "gpt_neox")
 STEPS = {"ioi": 700, "greater-than": 150, "induction": 700}
+MORE_STEPS = {("gpt2", "induction"): 3000, ("llama", "induction"): 3000}  # families that learn it late
 BATCH, RATE = 32, 4e-3
 LONGEST = 28  # words of an induction row
 
@@ -180,16 +181,17 @@ def folder_of(name: str) -> Path:
 
 def trained(family: str, task: str, seed: int = 0) -> Path:
     """The folder of a model of `family` trained on `task`; trained now if there is none."""
-    folder = folder_of(f"{family}-{task}-{seed}")
+    steps = MORE_STEPS.get((family, task), STEPS[task])
+    folder = folder_of(f"{family}-{task}-{seed}-{steps}")
     if not (folder / "config.json").exists():
         tokenizer = word_tokenizer()
         torch.manual_seed(seed)
-        _make(new_model(family, len(tokenizer)), tokenizer, task, seed, folder)
+        _make(new_model(family, len(tokenizer)), Rounds(tokenizer, task, seed), steps, tokenizer, folder)
     return folder
 
 
-def _make(model: Any, tokenizer: Any, task: str, seed: int, folder: Path) -> None:
-    loss = train(model, Rounds(tokenizer, task, seed).batch, STEPS[task])
+def _make(model: Any, rounds: Rounds, steps: int, tokenizer: Any, folder: Path) -> None:
+    loss = train(model, rounds.batch, steps)
     print(f"trained {folder.name}: loss of the last steps {loss:.3f}", flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)

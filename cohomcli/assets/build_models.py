@@ -23,6 +23,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from cohomcli.permissions import open_up
+
 VOCAB = 2048
 BLOCK = 256  # positions of both models
 SHAPE = {"layers": 6, "width": 96, "heads": 6}
@@ -336,7 +338,7 @@ def train(name: str, train_texts: list[str], calibration_texts: list[str], folde
             if calibration < best:
                 best = calibration
                 model.save_pretrained(folder)
-                (folder / "model.safetensors").chmod(0o644)  # safetensors writes 0600
+                open_up([folder / "model.safetensors"])
     record = {**asdict(recipe), "tokens_seen": seen, "seconds": seconds, "history": history}
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     return record

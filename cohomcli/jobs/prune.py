@@ -19,6 +19,7 @@ from cohomcli.jobs.compute import prepare
 from cohomcli.jobs.protect import protected, protection_notes
 from cohomcli.jobs.reload import logits_of, reload_elsewhere
 from cohomcli.jobs.verdicts import check_targets, write_verdict
+from cohomcli.permissions import open_up
 from cohomcli.progress import Progress
 from cohomcli.results import SCHEMA, Claim, Entry
 from cohomcli.runs.entries import save_entry
@@ -155,20 +156,22 @@ def _prepare(config: Config) -> Parts:
     for each in (options.pattern, *(with_sparsity(options.pattern, one) for one in config.pruning.sweep)):
         check(loaded.model, stack, replace(options, pattern=each))
     check_passes(options, loaded, config)
-    memory = _memory(loaded.model, stack, batches[0]["input_ids"].numel(), options, config)
+    memory = _memory(loaded.model, stack, per_batch, options, config)
     refuse_if_too_big(loaded.model, memory)
     return Parts(loaded, options, calibration, batches, list(_evaluations(loaded, config)), blocks, memory)
 
 
-def _memory(model: Any, stack: Stack, tokens: int, options: PruneOptions, config: Config) -> int:
-    """Bytes beside the loaded model at the peak of the command; pruning, evaluation and report follow each other."""
+def _memory(model: Any, stack: Stack, rows: int, options: PruneOptions, config: Config) -> int:
+    """Bytes beside the loaded model at the peak of the command, which calibrates on so many `rows` at a time; pruning,
+    evaluation and report follow each other.
+    """
     from cohomcli.pruning.forecast import evaluation_bytes, exactness_bytes, forecast_bytes
 
     wanted = config.pruning
     needs = [
-        forecast_bytes(stack, tokens, options),
+        forecast_bytes(stack, rows * wanted.block_size, options),
         evaluation_bytes(model.config, EVALUATED, wanted.block_size),
-        exactness_bytes(stack, model.config.get_text_config().hidden_size) if wanted.exactness else 0,
+        exactness_bytes(model.config, len(stack.blocks), rows, wanted.block_size) if wanted.exactness else 0,
     ]
     return max(needs) + (_held(model) if wanted.sweep else 0)
 
@@ -295,8 +298,7 @@ def _save(run: RunFolder, parts: Parts, result: PruningResult, config: Config) -
     with quiet():
         model: Any = parts.loaded.model
         model.save_pretrained(folder)
-    for path in folder.glob("*.safetensors"):
-        path.chmod(0o644)  # safetensors writes 0600
+    open_up(folder.glob("*.safetensors"))
     found = [] if parts.options.pattern.kind in STRUCTURED else pruned_weights(parts, result)
     save_beside(run, parts, result, {name: packed(weight) for name, weight in found}, config)
 
@@ -312,7 +314,7 @@ def save_beside(run: RunFolder, parts: Parts, result: PruningResult, masks: dict
         parts.loaded.tokenizer.save_pretrained(folder)
     if masks:
         save_file(masks, folder / MASKS, metadata={"packing": "numpy.packbits of weight != 0, row by row"})
-        (folder / MASKS).chmod(0o644)
+        open_up([folder / MASKS])
     recipe = {
         "schema": "cohom.prune/1",
         "version": __version__,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cohomcli.models.quiet import quiet
 from cohomcli.models.safetensors_header import read_header
+from cohomcli.permissions import open_up
 
 INDEX = "model.safetensors.index.json"
 
@@ -48,8 +49,7 @@ class ShardWriter:
             "weight_map": dict(sorted(self.places.items())),
         }
         (self.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        for path in self.folder.glob("*.safetensors"):
-            path.chmod(0o644)  # safetensors writes 0600
+        open_up(self.folder.glob("*.safetensors"))
 
     def _next(self, tensors: Mapping[str, Tensor]) -> Path:
         number = len(set(self.places.values())) + 1

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cohomcli.errors import AnalysisIncomplete, UsageError
+from cohomcli.permissions import open_up
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -45,12 +46,9 @@ def staged_folder(out: Path) -> Iterator[Path]:
 
 
 def _publish(staging: Path, out: Path) -> None:
-    """Readable by whom the umask allows (mkdtemp and safetensors are stricter), on disk, then in place."""
-    mask = os.umask(0)
-    os.umask(mask)
+    """Readable by whom the umask allows, on disk, then in place."""
+    open_up([*staging.iterdir(), staging])
     for file in staging.iterdir():
-        file.chmod(0o666 & ~mask)
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
-    staging.chmod(0o777 & ~mask)
     staging.replace(out)

@@ -44,9 +44,11 @@ def evaluation_bytes(config: Any, rows: int, length: int) -> int:
     return rows * length * (needs.per_token + needs.logits)
 
 
-def exactness_bytes(stack: Stack, width: int) -> int:
-    """Bytes of the second moments of what every block writes, (width, width) float64 each."""
-    return 2 * FLOAT * len(stack.blocks) * width**2
+def exactness_bytes(config: Any, n_blocks: int, rows: int, length: int) -> int:
+    """Bytes of a pass without the head that sums the second moments of what every block writes, (d, d) float64 each."""
+    width = config.get_text_config().hidden_size
+    moments: int = 2 * FLOAT * n_blocks * width**2
+    return moments + rows * length * forecast(config, 0, length, head=False).per_token
 
 
 def _matrices(anatomy: Anatomy, path: str, options: PruneOptions) -> int:

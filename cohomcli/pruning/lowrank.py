@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cohomcli.errors import InputRefused
 from cohomcli.models.layout import Stack, find_stacks
+from cohomcli.permissions import open_up
 from cohomcli.pruning.parts import at
 from cohomcli.pruning.slicing import matrix, store
 from cohomcli.pruning.truncate import Factors, balanced
@@ -56,7 +57,7 @@ def save_factors(path: Path, factors: Mapping[str, Factors]) -> None:
     tensors = {f"{name}.left": one.left.float().contiguous() for name, one in factors.items()}
     tensors |= {f"{name}.right": one.right.float().contiguous() for name, one in factors.items()}
     save_file(tensors, path, metadata={"layout": "weight (out, in) = left (out, r) @ right (r, in)"})
-    path.chmod(0o644)  # safetensors writes 0600
+    open_up([path])
 
 
 def read_factors(place: Path) -> dict[str, Factors]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cohomcli.errors import AnalysisIncomplete, InputRefused, UsageError
+from cohomcli.permissions import open_up
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
@@ -57,17 +58,11 @@ def write_whole(target: Path) -> Iterator[IO[bytes]]:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(name).chmod(0o666 & ~_umask())
+            open_up([Path(name)])
             Path(name).replace(target)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:

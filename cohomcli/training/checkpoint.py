@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cohomcli.errors import InputRefused
+from cohomcli.permissions import open_up
 
 SCHEMA = "cohom.trainer/1"
 STATE = "trainer/state.json"
@@ -88,10 +89,10 @@ def write(
 
 def publish(stage: Path, keep: int) -> Path:
     """Flush the staging folder to disk, rename it into view and remove all but the newest `keep` checkpoints."""
-    for path in stage.rglob("*"):
-        if path.is_file():
-            path.chmod(0o644)  # safetensors writes 0600
-            _flush(path)
+    files = [path for path in stage.rglob("*") if path.is_file()]
+    open_up(files)
+    for path in files:
+        _flush(path)
     target = stage.with_name(stage.name.removeprefix("."))
     if target.exists():  # a resumed run that saves a step again
         shutil.rmtree(target)
