@@ -1,7 +1,7 @@
 """Circuits: attribution against exact patching, the known heads of an induction model, and pruning around a circuit.
 
     python -m benchmarks.circuits                        # trains nine small models first, which are kept in the cache
-    python -m benchmarks.circuits --part agreement --families gpt2,llama,gpt_neox,opt
+    python -m benchmarks.circuits --part agreement --families gpt2,llama,gpt_neox,phi
     python -m benchmarks.circuits --part induction
     python -m benchmarks.circuits --part protect --ratio 0.5
     python -m benchmarks.circuits --part model --model FOLDER --task ioi --pairs 16

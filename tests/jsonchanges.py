@@ -36,7 +36,10 @@ def altered(value: Any, rng: random.Random) -> Any:
     return rng.choice(["x", 7, [1], {"a": 1}])
 
 
-def with_change(document: dict[str, Any], place: tuple[Any, ...], rng: random.Random) -> dict[str, Any]:
+def with_change(document: Any, place: tuple[Any, ...], rng: random.Random) -> Any:
+    """`document` with another value at `place`, or without it; what is no container is altered itself."""
+    if not place:
+        return altered(document, rng)
     changed = copy.deepcopy(document)
     node: Any = changed
     for key in place[:-1]:

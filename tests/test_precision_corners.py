@@ -5,18 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from smallproblems import simple
+from torch import nn
 from torch.nn import functional as F
 
 from cohomcli.errors import UsageError
+from cohomcli.precision.autocast import autocast_flow
+from cohomcli.precision.capture import Captured, Example, capture
 from cohomcli.precision.closedforms import Arguments, find_form
+from cohomcli.precision.contraction import contract
+from cohomcli.precision.execute import Emulator, uniform
+from cohomcli.precision.formats import get_format
 from cohomcli.precision.inputs import shape_inputs
 from cohomcli.precision.output_norm import budget, from_scores
+from cohomcli.precision.ranges import ranges
+from cohomcli.precision.relaxation import Relaxation
 from cohomcli.precision.rounding import choose_scale
+from cohomcli.precision.sensitivity import SensitivityOptions, _trial
 from cohomcli.precision.unseen import unseen_bound
+from cohomcli.precision.weights_only import _error
 
 
 @given(
@@ -123,3 +135,52 @@ def test_a_shape_without_a_number_in_it_is_refused(shape: str | tuple[int, ...])
 def test_a_budget_of_scores_is_the_error_it_stands_for(norm: str, epsilon: float) -> None:
     """Scores add up as squares of relative and absolute errors, and as the divergence itself."""
     assert from_scores(norm, budget(norm, epsilon)) == pytest.approx(epsilon, rel=1e-12)
+
+
+# --- several inputs, formats by name, and what a solver may be asked --------------------------------------------------
+
+
+def _doubled() -> tuple[Captured, list[Example]]:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU()).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(4))
+    examples = [Example((torch.full((2, 4), value),)) for value in (2.0, 8.0, 0.5)]
+    return capture(model, examples[0]), examples
+
+
+def test_ranges_are_those_of_all_inputs() -> None:
+    captured, examples = _doubled()
+    found = ranges(captured, examples)
+    moving = [v.index for v in captured.graph.vertices if v.kind != "weight" and not v.fixed]
+    weight = next(v.index for v in captured.graph.vertices if v.kind == "weight")
+    assert set(found.max_abs[moving]) == {8.0}
+    assert set(found.min_abs[moving]) == {0.5}
+    assert found.peaks is not None
+    assert found.peaks[:, moving].tolist() == [[value] * len(moving) for value in (2.0, 8.0, 0.5)]
+    assert found.max_abs[weight] == 1.0
+
+
+def test_a_trial_is_in_the_first_format_of_two_bytes() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(16, 8).eval(), Example((torch.randn(4, 16),))
+    captured = capture(model, x)
+    for formats, narrow in ((("fp32", "fp16"), "fp16"), (("fp32", "bf16", "fp16"), "bf16"), (("fp32", "int8"), "bf16")):
+        (found,) = _trial(captured, [x], SensitivityOptions(formats), None)
+        (wanted,) = [Emulator(captured)(uniform(captured, narrow), x).outputs]
+        assert torch.equal(found[0], wanted[0])
+
+
+@pytest.mark.parametrize("target", ["bf16", "int8"])
+def test_a_tensor_of_zeros_is_stored_without_error(target: str) -> None:
+    assert _error(torch.zeros(3, 4), get_format(target)) == 0.0
+
+
+def test_autocast_converts_a_weight_once() -> None:
+    captured, _ = _doubled()
+    assert autocast_flow(captured.graph, "bf16").weights_cached
+
+
+def test_highs_pays_as_little_as_it_can() -> None:
+    # Two formats and a cast between them cost 2.5, one format for both 6.
+    contraction = contract(simple(2, cost=np.array([[5.0, 1.0], [1.0, 5.0]]), cast_cost=np.array([0.5])))
+    assert Relaxation(contraction, contraction.domains).integer(5.0, 0.0, 100) == [1, 0]
