@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cohomcli.errors import AnalysisIncomplete
+from cohomcli.models.calls import uncached
 
 Metric = Literal["logit", "probability"]
 Side = Literal["clean", "corrupt"]
@@ -121,9 +122,7 @@ def last_logits(model: Any, ids: Tensor) -> Tensor:
         AnalysisIncomplete: they are not finite.
     """
     known = inspect.signature(model.forward).parameters
-    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if "use_cache" in known:
-        arguments["use_cache"] = False
+    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **uncached(model)}
     if "logits_to_keep" in known:
         arguments["logits_to_keep"] = 1
     logits: Tensor = model(**arguments).logits[:, -1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from cohomcli.errors import AnalysisIncomplete, InputRefused
 from cohomcli.models.batching import encode
+from cohomcli.models.calls import uncached
 from cohomcli.models.eager import eager_attention
 from cohomcli.models.layout import Stack, find_stacks
 from cohomcli.models.spec import LoadedModel
@@ -47,8 +47,7 @@ def attention_maps(
 
 def _maps(stack: Stack, ids: torch.Tensor) -> dict[str, NDArray[np.float32]]:
     arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "output_attentions": True}
-    if "use_cache" in inspect.signature(stack.module.forward).parameters:
-        arguments["use_cache"] = False
+    arguments |= uncached(stack.module)
     try:
         output: Any = stack.module(**arguments)
     except TypeError:  # a forward that knows no output_attentions

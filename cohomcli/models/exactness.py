@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cohomcli.models.calls import uncached
 from cohomcli.models.layout import Stack
 from cohomcli.models.maps import ConsecutiveMaps, consecutive_maps
 from cohomcli.models.pairs import PairReport
@@ -71,7 +72,7 @@ def _moments(stack: Stack, pairs: Sequence[ConsecutiveMaps], batches: Sequence[d
     handles = [pair.writer.register_forward_hook(listen(at)) for at, pair in enumerate(pairs)]
     try:
         for batch in batches:
-            stack.module(**batch)
+            stack.module(**batch, **uncached(stack.module))
             rows += batch["input_ids"].numel()
     finally:
         for handle in handles:

@@ -6,13 +6,13 @@ running the model.
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from cohomcli.errors import InputRefused
+from cohomcli.models.calls import uncached
 
 # Where architectures keep the map that is added to the residual stream, before the addition (and its norm, in post-norm
 # blocks). The first path that exists in a block counts; an integer indexes a list.
@@ -122,9 +122,7 @@ def run_stack(stack: Stack, ids: Tensor, mask: Tensor, encoded: Tensor | None, e
 
     `ids` and `mask` are (B, T) int64, padded on the right. A decoder of an encoder-decoder attends to `encoded`.
     """
-    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-    if "use_cache" in inspect.signature(stack.module.forward).parameters:
-        arguments["use_cache"] = False
+    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, **uncached(stack.module)}
     if stack.prefix == "decoder.":
         arguments |= {"encoder_hidden_states": encoded, "encoder_attention_mask": encoded_mask}
     output: Any = stack.module(**arguments)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from typing import Any
 
 import torch
+
+from cohomcli.models.calls import uncached
 
 LENGTH, REPEATS = 512, 5
 
@@ -20,7 +21,7 @@ def prefill_seconds(model: Any, length: int = LENGTH, repeats: int = REPEATS) ->
     text = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     length = min(length, getattr(text, "max_position_embeddings", None) or length)
     ids = (torch.arange(length)[None] % text.vocab_size).to(next(model.parameters()).device)
-    options = {"use_cache": False} if "use_cache" in inspect.signature(body.forward).parameters else {}
+    options = uncached(body)
     found = []
     for _ in range(repeats):
         begun = time.process_time()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cohomcli.errors import AnalysisIncomplete
+from cohomcli.models.calls import uncached
 from cohomcli.models.layout import Stack, block_input, first_tensor
 from cohomcli.models.memory import give_back
 from cohomcli.pruning.parts import Anatomy, Group, at
@@ -81,7 +82,7 @@ class Flow:
         self.shelf, self.resident, self.index = shelf, resident or InMemory(model), 0
         self.keeps_goals = True
         self.n_batches = len(batches)
-        self.shape, self.calls = first_calls(model, stack, batches, shelf)
+        self.shape, self.calls = first_calls(stack, batches, shelf)
         self.block: nn.Module
         self.call: Call
         self.anatomy: Anatomy
@@ -271,15 +272,13 @@ class Flow:
 
 
 @torch.inference_mode()
-def first_calls(
-    model: nn.Module, stack: Stack, batches: Sequence[dict[str, Tensor]], shelf: Shelf
-) -> tuple[tuple[int, ...], list[Call]]:
+def first_calls(stack: Stack, batches: Sequence[dict[str, Tensor]], shelf: Shelf) -> tuple[tuple[int, ...], list[Call]]:
     """Shape (B, T, d) of the hidden states and what every block is called with. Only what comes before the blocks is
     computed, and the first block once, whose output stands for that of all others: no call depends on its values.
     """
     shapes: list[tuple[int, ...]] = []
     calls: list[Call] = []
-    options = {"use_cache": False} if getattr(model.config, "is_decoder", True) else {}
+    options = uncached(stack.module)
 
     def enters(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = block_input(args, kwargs)

@@ -64,7 +64,7 @@ class Passage:
             place = folder / str(at)
             place.mkdir(parents=True)
             shelf = Shelf(place)
-            group = _Group(shelf, *first_calls(model, stack, [batches[number] for number in numbers], shelf))
+            group = _Group(shelf, *first_calls(stack, [batches[number] for number in numbers], shelf))
             self.places |= {number: (group, position) for position, number in enumerate(numbers)}
 
     @torch.inference_mode()

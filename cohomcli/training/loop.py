@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cohomcli.errors import AnalysisIncomplete, InputRefused
+from cohomcli.models.calls import uncached
 from cohomcli.progress import Progress, silent
 from cohomcli.training import checkpoint
 from cohomcli.training.data import Batch, Order, Sequences, Task
@@ -209,7 +210,8 @@ class _Trainer:
         """Add the gradient of this part of the mean over the whole update's targets."""
         shares = self.options.accumulation * self.accelerator.num_processes
         with self.accelerator.autocast():
-            outputs, terms = self.job.objective.forward(self.model, inputs_of(part), self.step)
+            inputs = {**inputs_of(part), **uncached(self.job.model)}
+            outputs, terms = self.job.objective.forward(self.model, inputs, self.step)
             task = summed_loss(outputs, part["labels"], self.task) * (shares / targets)
         total = task + sum(terms.values())
         self.accelerator.backward(total / self.options.accumulation)
@@ -373,7 +375,7 @@ def evaluate(model: nn.Module, data: Sequences, task: Task, batch_size: int, dev
     for start in range(0, len(data), batch_size):
         batch = data.batch(range(start, min(start + batch_size, len(data))), 0)
         part = {name: value.to(device) for name, value in batch.items()}
-        total += float(summed_loss(model(**inputs_of(part)), part["labels"], task))
+        total += float(summed_loss(model(**inputs_of(part), **uncached(model)), part["labels"], task))
         count += targets_in(part["labels"])
     return total / count
 
