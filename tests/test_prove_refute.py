@@ -37,6 +37,7 @@ from cohomcli.precision.rounding import round_to  # noqa: E402
 from cohomcli.precision.spec import Problem  # noqa: E402
 from cohomcli.verify.arrays import Unsupported  # noqa: E402
 from cohomcli.verify.checker import verify  # noqa: E402
+from cohomcli.verify.document import digest  # noqa: E402
 from cohomcli.verify.kinds.curvature import bits_of  # noqa: E402
 from cohomcli.verify.rounding import distance, storage_format  # noqa: E402
 
@@ -240,6 +241,22 @@ def test_splitting_the_box_tightens_the_bound(tmp_path: Path) -> None:
     plan, package = uniform(captured, "bf16"), Package(tmp_path, "net", captured, {})
     whole, split = (certify_box(captured, x, 0.5, plan, package, n).certified for n in (0, 2))
     assert split < whole
+
+
+def test_a_box_is_split_no_more_often_than_a_checker_follows(tmp_path: Path) -> None:
+    captured, x = random_net(1, nn.ReLU)
+    plan, package = uniform(captured, "bf16"), Package(tmp_path, "net", captured, {})
+    with pytest.raises(UsageError, match="at most 7"):
+        certify_box(captured, x, 0.5, plan, package, 8)
+    found = certify_box(captured, x, 0.5, plan, package, 1).certificate
+    assert found is not None
+    document = json.loads(found.path.read_text())
+    document["claim"]["splits"] = 8  # 256 boxes: a stranger's certificate must not take a machine for long
+    document["digest"] = digest(document)
+    found.path.write_text(json.dumps(document))
+    checked = verify(found.path)
+    assert checked.state == "rejected"
+    assert "no sensible number of splits" in checked.reason
 
 
 def test_the_box_bound_of_one_layer_is_its_closed_form(tmp_path: Path) -> None:

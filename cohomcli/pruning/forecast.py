@@ -15,25 +15,29 @@ from cohomcli.pruning.slicing import matrix
 
 FLOAT = 4
 _SOLVING = ("sparsegpt", "admm", "chain")  # methods that hold an inverse beside the Gram
+_BLAS = 32 * 2**20  # what OpenBLAS keeps for a thread that has inverted a matrix
 _MATRICES = {"mlp": 6, "heads": 6, "blocks": 6, "rank": 7}  # (in, in) float32 of a solution in float64
 
 
 def forecast_bytes(stack: Stack, tokens: int, options: PruneOptions) -> int:
     """Bytes beside what is in memory at the peak of one map: its Gram and what is solved with it, (in, in); four
-    matrices (out, in); three buffers of its width for the `tokens` of one batch; and the block, where it is to be read.
+    matrices (out, in); three buffers of its width for the `tokens` of one batch; the memory of the linear algebra; and
+    the block, where it is to be read.
 
     The numbers of matrices are those that `python -m benchmarks.pruning_memory` measures at widths of 256 to 768.
     """
-    worst = 0
+    worst, inverts = 0, False
     for block in stack.blocks:
         anatomy = anatomy_of(block)
         for path in anatomy.maps:
             out, width = matrix(at(block, path)).shape
-            held = _matrices(anatomy, path, options) * width**2 + 4 * out * width + 3 * tokens * max(out, width)
+            matrices = _matrices(anatomy, path, options)
+            inverts |= matrices > 1
+            held = matrices * width**2 + 4 * out * width + 3 * tokens * max(out, width)
             worst = max(worst, FLOAT * held)
         if anatomy.experts and options.pattern.kind == "experts":  # those that stay are copied
             worst = max(worst, FLOAT * sum(p.numel() for p in at(block, anatomy.experts).parameters()))
-    return worst + _still_to_come(stack)
+    return worst + (_BLAS if inverts else 0) + _still_to_come(stack)
 
 
 def evaluation_bytes(config: Any, rows: int, length: int) -> int:

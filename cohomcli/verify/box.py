@@ -31,6 +31,7 @@ from cohomcli.verify.rounding import nearest_even
 from cohomcli.verify.table import find
 
 FORMATS = ("fp32", "bf16", "fp16")
+MOST_SPLITS = 7  # every one doubles the work, and a certificate may come from a stranger
 PIECES = 8  # that a range is cut into when a function and its slope are enclosed on it
 KERNEL_ULPS = 8  # error, in float32 unit roundoffs of |x| + |f(x)|, that elementwise kernels are taken to have
 _SMOOTH: dict[str, Callable[[Any], Any]] = {

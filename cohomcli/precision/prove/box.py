@@ -16,7 +16,7 @@ from cohomcli.precision.prove.package import Package, Written
 from cohomcli.precision.prove.witness import with_arguments
 from cohomcli.precision.spec import Plan
 from cohomcli.verify.arrays import flint, float_up
-from cohomcli.verify.box import Box, bound
+from cohomcli.verify.box import MOST_SPLITS, Box, bound
 
 PRECISION = 96
 N_SAMPLES = 256
@@ -47,12 +47,14 @@ def certify_box(
     """Bound the rounding error of `plan` for all inputs within `radius` of the call `centre`, entry by entry.
 
     Raises:
-        UsageError: an input that is not real, or several outputs.
+        UsageError: an input that is not real, several outputs, or more `splits` than a checker follows.
         Unsupported: the net is not one of linear layers, sums and elementwise functions.
     """
     arguments = captured.program.arguments
     if not all(a.dtype.is_floating_point for a in arguments) or len(captured.program.outputs) != 1:
         raise UsageError("box bounds are for nets with real inputs and one output")
+    if not 0 <= splits <= MOST_SPLITS:
+        raise UsageError(f"{splits} splits: a checker follows at most {MOST_SPLITS}")
     ((output, slot),) = captured.program.outputs
     middle = {s: v.double() for s, v in captured.bind(centre).items()}
     box = Box(

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 from cohomcli.verify.arrays import flint, float_up
-from cohomcli.verify.box import KERNEL_ULPS, Box, bound
+from cohomcli.verify.box import KERNEL_ULPS, MOST_SPLITS, Box, bound
 from cohomcli.verify.document import Context, Rejected
 from cohomcli.verify.kinds.common import Kind, agree, input_id, real, subject
-
-MOST_SPLITS = 12
 
 
 def statement(document: Mapping[str, Any]) -> str:
