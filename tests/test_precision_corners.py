@@ -22,9 +22,11 @@ from cohomcli.precision.contraction import contract
 from cohomcli.precision.execute import Emulator, uniform
 from cohomcli.precision.formats import get_format
 from cohomcli.precision.inputs import shape_inputs
+from cohomcli.precision.optimizer import _error as _baseline_error
 from cohomcli.precision.output_norm import budget, from_scores
 from cohomcli.precision.ranges import ranges
 from cohomcli.precision.relaxation import Relaxation
+from cohomcli.precision.result import Baseline
 from cohomcli.precision.rounding import choose_scale
 from cohomcli.precision.sensitivity import SensitivityOptions, _trial
 from cohomcli.precision.unseen import unseen_bound
@@ -184,3 +186,16 @@ def test_highs_pays_as_little_as_it_can() -> None:
     # Two formats and a cast between them cost 2.5, one format for both 6.
     contraction = contract(simple(2, cost=np.array([[5.0, 1.0], [1.0, 5.0]]), cast_cost=np.array([0.5])))
     assert Relaxation(contraction, contraction.domains).integer(5.0, 0.0, 100) == [1, 0]
+
+
+@pytest.mark.parametrize("choice", [(1, 0, 0), (0, 1, 1)])
+def test_vertices_of_a_group_have_one_format(choice: tuple[int, ...]) -> None:
+    contraction = contract(simple(3, groups=((0, 2),)))
+    with pytest.raises(ValueError, match="different formats"):
+        contraction.contract(choice)
+    assert contraction.expand(contraction.contract((choice[0], choice[1], choice[0]))) == [*choice[:2], choice[0]]
+
+
+def test_an_error_that_was_not_measured_is_none() -> None:
+    assert _baseline_error(None) is None
+    assert _baseline_error(Baseline("half", "model.half()", "torch", 0.25, finite=True, bytes=None)) == 0.25

@@ -167,7 +167,7 @@ def give_back() -> None:
 
 
 def map_large_blocks() -> None:
-    """Let the C library of Linux map every block of a MiB and more by itself for the rest of the process.
+    """Let the C library of Linux map every block of 4 MiB and more by itself for the rest of the process.
 
     Such a block is the system's again as soon as it is freed; left alone the library raises that limit to 32 MiB, and
     the peak depends on chance.
@@ -175,7 +175,7 @@ def map_large_blocks() -> None:
     import ctypes
 
     with suppress(AttributeError, OSError, TypeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)
 
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
