@@ -200,16 +200,17 @@ def test_a_full_disk_ends_with_code_4_and_nothing_half_written(tmp_path: Path) -
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_is_marked_and_resumes_to_the_same_results(tmp_path: Path, number: int, code: int) -> None:
     arguments = [
-        "run",
+        "tda",
         "-m",
         "tiny-gpt",
         "-m",
         "tiny-bert",
-        *FAST,
-        "--max-length",
-        "40",
-        "--positions",
-        "0",
+        "--samples",
+        "60",
+        "--null",
+        "none",
+        "--no-plots",
+        "--no-html",
         "--no-cache",
     ]
     arguments += ["--output-dir", str(tmp_path)]
@@ -228,7 +229,7 @@ def test_an_interrupted_run_is_marked_and_resumes_to_the_same_results(tmp_path: 
     (stage,) = (tmp_path / ".partial").iterdir()
     assert json.loads((stage / "manifest.json").read_text())["status"] == "interrupted"
     assert _folders(tmp_path) == [".partial"]
-    assert main(["run", "--resume", "latest", "--output-dir", str(tmp_path), "--quiet"]) == 0
+    assert main(["tda", "--resume", "latest", "--output-dir", str(tmp_path), "--quiet"]) == 0
     resumed = (tmp_path / "latest" / "results.json").read_bytes()
     assert main([*arguments, "--quiet"]) == 0
     assert (tmp_path / "latest" / "results.json").read_bytes() == resumed

@@ -93,7 +93,8 @@ def test_recovery_of_zeros_lowers_perplexity_and_keeps_them(capsys, tmp_path: Pa
 def test_a_run_that_was_interrupted_between_passes_resumes_to_the_same_results(
     capsys, tmp_path: Path, monkeypatch
 ) -> None:
-    arguments = ["--pattern", "0.7", "--method", "wanda", "--rounds", "2", "--recover", "6", "--recover-lr", "3e-4"]
+    arguments = ["--pattern", "0.7", "--method", "wanda", "--rounds", "2", "--recover", "2", "--recover-lr", "3e-4"]
+    arguments += ["--calibration-tokens", "256", "--eval-tokens", "256"]
     calls: list[int] = []
 
     def stops_in_the_second_pass(*given, **named):

@@ -191,3 +191,5 @@ def test_the_command_prunes_a_mixture(capsys, tmp_path: Path) -> None:
     config = SimpleNamespace(**json.loads((Path(document["run"]) / "model" / "config.json").read_text()))
     assert config.num_local_experts == 3
     assert any("bit for bit" in note for note in document["notes"])
+    report = (Path(document["run"]) / "report.md").read_text()
+    assert "every token still asks for as many experts" in report

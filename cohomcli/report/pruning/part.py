@@ -100,7 +100,12 @@ def _limits(result: PruningResult) -> list[str]:
             "The model in model/ has plain matrices of the old size and is neither smaller nor faster; what is, is the "
             "model with two thin maps in their places, which cohomcli.pruning.lowrank.load_factored gives."
         )
-    elif result.pattern.partition(":")[0] in ("mlp", "heads", "experts", "blocks"):
+    elif result.pattern.startswith("experts:"):
+        first = (
+            "The model is smaller and plain. It is not faster by that: every token still asks for as many experts as "
+            "before."
+        )
+    elif result.pattern.partition(":")[0] in ("mlp", "heads", "blocks"):
         first = "The model is smaller and plain: every runtime that ran the dense one runs it, faster."
     else:
         first = (
