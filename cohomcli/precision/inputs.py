@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from cohomcli.errors import InputRefused, UsageError
+from cohomcli.models.calls import uncached
 from cohomcli.precision.capture import Example
 
 # Names the file reader gives to tensors that have none.
@@ -70,9 +71,7 @@ def _arguments(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> dict[
         start = getattr(model.config, "decoder_start_token_id", None)
         first = torch.full((len(ids), 1), int(ids[0, 0]) if start is None else int(start))
         found["decoder_input_ids"] = torch.cat([first, ids[:, :-1]], dim=1)
-    if "use_cache" in accepted:
-        found["use_cache"] = False
-    return found
+    return found | uncached(model)
 
 
 def file_inputs(path: Path) -> Example:

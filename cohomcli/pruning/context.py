@@ -56,7 +56,7 @@ class Context:
         give_back()
         factor = Factor()
         fits = [view(path, self.problem(at(block, path), moments, factor), moments) for path in group.paths]
-        held = Held(lambda: self._pairs(group, every[1::2]), group.role == "reader")
+        held = Held(lambda: self.pairs(group, every[1::2]), group.role == "reader")
         shrinks = choose_shrinks(fits, solver, held, rows)
         del fits, factor
         give_back()
@@ -64,7 +64,8 @@ class Context:
         give_back()
         return moments, shrinks
 
-    def _pairs(self, group: Group, batches: Sequence[int]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def pairs(self, group: Group, batches: Sequence[int]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """What `group` reads on the pruned stream, and what it is to put out for the dense state (None: as it does)."""
         for batch in batches:
             yield self.flow.inputs(group, batch), self.flow.goal(group, batch) if self.chained else None
 

@@ -49,8 +49,7 @@ class Mixture:
     def answer(self, expert: int, x: Tensor) -> Tensor:
         """What one expert makes of `x`, (tokens, d), before the gate."""
         chosen = torch.full((len(x), 1), expert, device=x.device)
-        found: Tensor = self.experts(x, chosen, torch.ones_like(chosen, dtype=x.dtype))
-        return found
+        return self.answers(x, torch.ones_like(chosen, dtype=x.dtype), chosen)
 
     def answers(self, x: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
         """What the experts that `route` chose add together, (tokens, d)."""
@@ -110,8 +109,7 @@ def prune_experts(context: Context, index: int, block: nn.Module, anatomy: Anato
     """Take experts from the mixture of a block; one that has an MLP as other models do is left alone."""
     if anatomy.experts is None:
         return
-    group = next(group for group in anatomy.groups if group.role == "mlp")
-    context.flow.gather(group)
+    context.flow.gather(anatomy.mlp)
     mixture = mixture_of(block, anatomy.experts)
     count = count_experts(mixture, context.pattern.sparsity)
     costs = {"chain": _measured, "reap": _estimated, "magnitude": _sizes, "random": _drawn}[context.options.method]
@@ -144,11 +142,8 @@ def note_experts(model: Any, blocks: Iterable[nn.Module], anatomies: Iterable[An
 
 
 def _batches(context: Context) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """What the mixture reads on the pruned stream, and what it is to put out for the dense state (None: as it does)."""
-    flow = context.flow
-    group = next(group for group in flow.anatomy.groups if group.role == "mlp")
-    for batch in range(flow.n_batches):
-        yield flow.inputs(group, batch), flow.goal(group, batch) if context.chained else None
+    """`Context.pairs` of the block's mixture over all batches."""
+    return context.pairs(context.flow.anatomy.mlp, range(context.flow.n_batches))
 
 
 @torch.inference_mode()

@@ -45,6 +45,11 @@ class Anatomy:
     experts: str | None = None
 
     @property
+    def mlp(self) -> Group:
+        """The MLP's last map, or a mixture in its place."""
+        return next(group for group in self.groups if group.role == "mlp")
+
+    @property
     def maps(self) -> tuple[str, ...]:
         """Paths of all matrices that can be pruned one by one."""
         return tuple(path for group in self.groups for path in group.paths if path != self.experts)

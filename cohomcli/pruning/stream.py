@@ -144,7 +144,7 @@ class Flow:
 
     @property
     def _mlp(self) -> Group:
-        return next(group for group in self.anatomy.groups if group.role == "mlp")
+        return self.anatomy.mlp
 
     @torch.inference_mode()
     def gather(self, group: Group) -> None:

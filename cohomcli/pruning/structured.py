@@ -28,7 +28,7 @@ def prune_channels(context: Context, index: int, block: nn.Module, anatomy: Anat
     Raises:
         InputRefused: the method needs a bias that the stock class does not have.
     """
-    group = next(group for group in anatomy.groups if group.role == "mlp")
+    group = anatomy.mlp
     reader = at(block, anatomy.reader)
     width = matrix(reader).shape[1]
     count = int(width * context.pattern.sparsity)
@@ -80,7 +80,7 @@ def prune_heads(context: Context, index: int, block: nn.Module, anatomy: Anatomy
 
 def fit_before_gap(context: Context, index: int, block: nn.Module, anatomy: Anatomy) -> None:
     """Fit the MLP's last map to the dense state behind the blocks that go after it."""
-    group = next(group for group in anatomy.groups if group.role == "mlp")
+    group = anatomy.mlp
     module = at(block, group.paths[0])
     moments, (shrink,) = context.moments(block, group, refit)
     problem = replace(context.problem(module, moments, Factor()), shrink=shrink)
