@@ -1,17 +1,19 @@
 """Run every command of docs/tour.md in an empty folder and compare what it prints with what the page shows.
 
     python -m benchmarks.tour              # exit code 1 and a diff when the page shows something else
-    python -m benchmarks.tour --words      # the same, but numbers may be any: another processor rounds otherwise
+    python -m benchmarks.tour --close      # numbers within 2 %: another processor rounds otherwise
+    python -m benchmarks.tour --words      # numbers may be any
     python -m benchmarks.tour --write      # put what was printed into the page
 
-A block of the page that begins with `$ ` is a command and its output. Words must be equal and numbers within 2 %;
-times, hashes, and the stamps in folder names are left out of the comparison.
+A block of the page that begins with `$ ` is a command and its output. Times, hashes, and the stamps in folder names are
+left out of the comparison.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 import re
 import shlex
@@ -28,7 +30,7 @@ HASH = re.compile(r"\b[0-9a-f]{12}\b")
 TAIL = re.compile(r"-[0-9a-f]{6}\b")
 TIME = re.compile(r"\d+(\.\d+)? (s|ms|seconds|CPU seconds)\b")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-CLOSE, SMALL = 0.02, 1e-12
+CLOSE = 0.02
 
 
 def commands(page: str) -> Iterator[tuple[str, str]]:
@@ -62,21 +64,21 @@ def plain(text: str) -> str:
     return TIME.sub("TIME", TAIL.sub("-STAMP", HASH.sub("HASH", STAMP.sub("STAMP", text))))
 
 
-def agree(shown: str, found: str, words: bool = False) -> bool:
-    """Equal words, and numbers within `CLOSE` unless only `words` count."""
+def agree(shown: str, found: str, tolerance: float) -> bool:
+    """Equal words, and numbers that differ by no more than that share of the larger."""
     shown, found = plain(shown), plain(found)
     if NUMBER.sub("#", shown).split() != NUMBER.sub("#", found).split():
         return False
-    if words:
-        return True
     pairs = zip(NUMBER.findall(shown), NUMBER.findall(found), strict=True)
-    return all(abs(float(a) - float(b)) <= CLOSE * max(abs(float(a)), abs(float(b))) + SMALL for a, b in pairs)
+    return all(math.isclose(float(a), float(b), rel_tol=tolerance) for a, b in pairs)
 
 
 def main() -> int:
     """Check the page, or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--words", action="store_true")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--close", dest="tolerance", action="store_const", const=CLOSE, default=0.0)
+    how.add_argument("--words", dest="tolerance", action="store_const", const=math.inf)
     parser.add_argument("--write", action="store_true")
     wanted = parser.parse_args()
     write = wanted.write
@@ -84,7 +86,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for command, shown in commands(page):
             found = printed(command, Path(folder))
-            if agree(shown, found, wanted.words):
+            if agree(shown, found, wanted.tolerance):
                 continue
             wrong += 1
             if write:

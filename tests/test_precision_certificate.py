@@ -40,6 +40,28 @@ def test_any_multipliers_bound_every_assignment_from_below(problem: Problem, dat
     assert lower_bound(problem, Multipliers(price, potentials, bits=data.draw(st.integers(0, 6)))) <= best
 
 
+@given(
+    st.lists(st.tuples(*[st.integers(0, 200)] * 4), min_size=1, max_size=4),
+    st.fractions(min_value=0, max_value=20, max_denominator=12),
+    st.integers(0, 6),
+    st.integers(0, 6),
+)
+def test_without_casts_the_bound_is_the_textbook_one(
+    rows: list[tuple[int, int, int, int]], price: Fraction, cost_bits: int, error_bits: int
+) -> None:
+    """sum of min (cost + price error) - price budget, whichever of costs and errors has the finer unit."""
+    costs = np.array([row[:2] for row in rows]) / 2.0**cost_bits
+    errors = np.array([row[2:] for row in rows]) / 2.0**error_bits
+    allowed = np.ones(costs.shape, dtype=bool)
+    none = np.zeros((0, 2), dtype=np.int64)
+    problem = Problem(costs + 2.0**-10, errors, allowed, none, np.zeros(0), 1000.0)  # more than any error
+    wanted = sum(
+        min(Fraction(float(c)) + price * Fraction(float(e)) for c, e in zip(*pair, strict=True))
+        for pair in zip(problem.cost, errors, strict=True)
+    )
+    assert lower_bound(problem, Multipliers(price, ())) == wanted - 1000 * price
+
+
 def test_multipliers_that_prove_nothing_are_refused() -> None:
     for price, budget in ((Fraction(-1), 3.0), (Fraction(1), math.inf)):
         with pytest.raises(ValueError, match="price"):

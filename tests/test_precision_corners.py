@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from cohomcli.precision.relaxation import Relaxation
 from cohomcli.precision.result import Baseline
 from cohomcli.precision.rounding import choose_scale
 from cohomcli.precision.sensitivity import SensitivityOptions, _trial
+from cohomcli.precision.staging import staged_folder
 from cohomcli.precision.unseen import unseen_bound
 from cohomcli.precision.weights_only import _error
 
@@ -199,3 +201,21 @@ def test_vertices_of_a_group_have_one_format(choice: tuple[int, ...]) -> None:
 def test_an_error_that_was_not_measured_is_none() -> None:
     assert _baseline_error(None) is None
     assert _baseline_error(Baseline("half", "model.half()", "torch", 0.25, finite=True, bytes=None)) == 0.25
+
+
+def test_a_folder_is_published_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Below folders that are not there yet, into an empty one, never over files, and without a trace of a failure."""
+    out = tmp_path / "new" / "deeper" / "out"
+    with staged_folder(out) as folder:
+        (folder / "file").write_text("whole")
+        assert not out.exists()
+    assert [one.name for one in out.parent.iterdir()] == ["out"]
+    with pytest.raises(UsageError, match="exists"), staged_folder(out):
+        raise AssertionError("never entered")
+    (tmp_path / "empty").mkdir()
+    with staged_folder(tmp_path / "empty") as folder:
+        (folder / "file").write_text("whole")
+    assert (tmp_path / "empty" / "file").read_text() == "whole"
+    with pytest.raises(RuntimeError, match="half"), staged_folder(tmp_path / "broken") as folder:
+        raise RuntimeError("half")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["empty", "new"]

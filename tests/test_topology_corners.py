@@ -205,14 +205,15 @@ def test_statistics_without_a_bar_or_a_scale() -> None:
     assert gap(bars, 0.0) == 0.0
 
 
-def test_a_statistic_that_never_varies_says_nothing_about_the_others() -> None:
+@pytest.mark.parametrize("observed", [3.0, 0.5])
+def test_a_statistic_that_never_varies_says_nothing_about_the_others(observed: float) -> None:
     """Beside a varying one, whose corrected p-value stays its own."""
     rng = np.random.default_rng(0)
     varying = rng.normal(size=(20, 1))
-    draws = NullDraws(np.array([3.0]), varying)
+    draws = NullDraws(np.array([observed]), varying)
     still = NullDraws(np.array([7.0]), np.full((20, 1), 7.0))
     alone, (beside, constant) = joint_p_values([draws])[0], joint_p_values([draws, still])
-    assert alone == beside == pytest.approx([1 / 21])
+    assert alone == beside == pytest.approx([(1 + (varying >= observed).sum()) / 21])
     assert constant == pytest.approx([1.0])
 
 

@@ -107,17 +107,15 @@ def _training_line(entry: Any) -> str:
 def _pruning_lines(entry: Any) -> list[str]:
     result = entry.pruning
     (before, after), (kept_before, kept_after) = result.n_parameters, result.n_nonzero
-    name = f"{escape(entry.model)}: {escape(result.method)} {result.pattern}"
+    name = f"{escape(entry.model)}: {escape(result.method)} {result.pattern}, {result.sparsity:.1%} of the"
     if result.factored is not None:
-        head = (
-            f"{name}, {result.sparsity:.1%} of the pruned maps' parameters; {before:,} parameters in plain matrices, "
-            f"{result.factored.n_parameters:,} in factors"
-        )
+        thin = result.factored.n_parameters
+        head = f"{name} pruned maps' parameters; {before:,} parameters in plain matrices, {thin:,} in factors"
+    elif after < before:
+        what = "blocks" if result.blocks_gone else "pruned maps"
+        head = f"{name} {what} gone; parameters {before:,} -> {after:,}"
     else:
-        head = (
-            f"{name}, {result.sparsity:.1%} of the pruned maps zero; parameters {before:,} -> {after:,}, "
-            f"non-zero {kept_before:,} -> {kept_after:,}"
-        )
+        head = f"{name} pruned maps zero; non-zero parameters {kept_before:,} -> {kept_after:,}"
     return [head, *(_perplexity_line(one) for one in result.perplexity)]
 
 

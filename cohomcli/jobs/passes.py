@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from cohomcli.config import Config
 from cohomcli.errors import AnalysisIncomplete
-from cohomcli.jobs import prune as job
+from cohomcli.jobs.prune_measures import paired, perplexities
+from cohomcli.jobs.prune_parts import Parts, stack_of
+from cohomcli.jobs.prune_save import pruned_weights
 from cohomcli.progress import Progress
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def check(options: PruneOptions, loaded: Any, config: Config) -> None:
         )
 
 
-def planned_passes(parts: job.Parts, config: Config) -> dict[str, Any]:
+def planned_passes(parts: Parts, config: Config) -> dict[str, Any]:
     """What --dry-run says of passes and recovery; nothing where there is one pass and no recovery."""
     from cohomcli.pruning.gradual import passes
 
@@ -71,7 +73,7 @@ def _training_bytes(loaded: Any, config: Config) -> int:
 
 
 def prune_in_passes(
-    parts: job.Parts, config: Config, before: list[float], progress: Progress
+    parts: Parts, config: Config, before: list[float], progress: Progress
 ) -> tuple[PruningResult, dict[str, Factors]]:
     """Prune the model in place, with the perplexities of every step, and the factors of maps that became products."""
     from cohomcli.pruning.gradual import passes
@@ -84,7 +86,7 @@ def prune_in_passes(
         if dense is not None:
             result = _from_the_dense(parts, result, results[0], dense)
     last = state.done[-1]
-    pairs = tuple(job.paired(parts, before, list(last.recovered or last.pruned)))
+    pairs = tuple(paired(parts, before, list(last.recovered or last.pruned)))
     if last.recovered:
         pairs = tuple(replace(one, pruned=found) for one, found in zip(pairs, last.pruned, strict=True))
     return replace(
@@ -95,23 +97,23 @@ def prune_in_passes(
     ), state.factors
 
 
-def _one(parts: job.Parts, config: Config, options: PruneOptions, state: Passes, progress: Progress) -> PruningResult:
+def _one(parts: Parts, config: Config, options: PruneOptions, state: Passes, progress: Progress) -> PruningResult:
     """One pass, with its recovery."""
     from cohomcli.pruning.prune import prune
     from cohomcli.pruning.results import Pass
 
-    stack = job.stack_of(parts.loaded.model)
+    stack = stack_of(parts.loaded.model)
     result = prune(parts.loaded.model, stack, parts.batches, options, progress, state.factors.__setitem__)
-    found = job.perplexities(parts, progress, "evaluate pruned", "choose a lower sparsity")
+    found = perplexities(parts, progress, "evaluate pruned", "choose a lower sparsity")
     recovered: list[float] = []
     if config.pruning.recover:
         state.n_tokens += _recover(parts, config, result, state, progress)
-        recovered = job.perplexities(parts, progress, "evaluate recovered", "choose a lower --recover-lr")
+        recovered = perplexities(parts, progress, "evaluate recovered", "choose a lower --recover-lr")
     state.done.append(Pass(str(options.pattern), result.sparsity, tuple(found), tuple(recovered)))
     return result
 
 
-def _recover(parts: job.Parts, config: Config, result: PruningResult, state: Passes, progress: Progress) -> int:
+def _recover(parts: Parts, config: Config, result: PruningResult, state: Passes, progress: Progress) -> int:
     """Fine-tune; tokens that were predicted."""
     from cohomcli.jobs.recover import recover, train_options
     from cohomcli.pruning.gradual import zeros_of
@@ -120,26 +122,26 @@ def _recover(parts: job.Parts, config: Config, result: PruningResult, state: Pas
 
     masks = {}
     if parts.options.pattern.kind not in STRUCTURED:
-        masks = zeros_of(parts.loaded.model, [weight for _, weight in job.pruned_weights(parts, result)])
+        masks = zeros_of(parts.loaded.model, [weight for _, weight in pruned_weights(parts, result)])
     options = train_options(config, len(state.done))
-    with factored(job.stack_of(parts.loaded.model), state.factors):
+    with factored(stack_of(parts.loaded.model), state.factors):
         return recover(parts.loaded, parts.blocks, masks, options, progress).tokens
 
 
 @contextmanager
-def _dense_states(parts: job.Parts) -> Iterator[DenseStates]:
+def _dense_states(parts: Parts) -> Iterator[DenseStates]:
     from cohomcli.pruning.gradual import DenseStates
     from cohomcli.pruning.shelf import Shelf
 
     model = parts.loaded.model
     with tempfile.TemporaryDirectory(prefix="cohom-") as folder:
-        yield DenseStates(model, job.stack_of(model), parts.batches, Shelf(Path(folder)))
+        yield DenseStates(model, stack_of(model), parts.batches, Shelf(Path(folder)))
 
 
-def _from_the_dense(parts: job.Parts, result: PruningResult, first: PruningResult, dense: DenseStates) -> PruningResult:
+def _from_the_dense(parts: Parts, result: PruningResult, first: PruningResult, dense: DenseStates) -> PruningResult:
     """The last pass's result with counts and drift from the dense model to the recovered one."""
     model = parts.loaded.model
-    drift = dense.drift(model, job.stack_of(model), result.blocks_gone)
+    drift = dense.drift(model, stack_of(model), result.blocks_gone)
     nonzero = sum(int(p.count_nonzero()) for p in model.parameters())
     return replace(
         result,

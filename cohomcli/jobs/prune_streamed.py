@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from cohomcli.config import Config
 from cohomcli.errors import UsageError
-from cohomcli.jobs import prune as job
 from cohomcli.jobs.entry import load_options
+from cohomcli.jobs.prune_measures import paired, perplexities
+from cohomcli.jobs.prune_parts import EVALUATED, Parts
+from cohomcli.jobs.prune_save import FOLDER, packed, save_beside, verified
 from cohomcli.jobs.reload import logits_of
 from cohomcli.progress import Progress
 
@@ -65,7 +67,7 @@ def _streams(config: Config, source: ModelSource, wanted: LoadOptions) -> bool:
 
 
 def prune_and_save(
-    run: RunFolder, parts: job.Parts, loaded: StreamedModel, config: Config, progress: Progress
+    run: RunFolder, parts: Parts, loaded: StreamedModel, config: Config, progress: Progress
 ) -> tuple[PruningResult, tuple[str, ...]]:
     """Prune into the run's model folder; the result with its perplexities, and notes.
 
@@ -79,7 +81,7 @@ def prune_and_save(
 
     assert loaded.store is not None  # open_streamed gave it
     store, ids = loaded.store, parts.batches[0]["input_ids"][:1]
-    writer = ShardWriter(run.path(job.FOLDER), len(store.names) + 1)
+    writer = ShardWriter(run.path(FOLDER), len(store.names) + 1)
     masks: dict[str, Tensor] = {}
 
     def save(index: int) -> None:
@@ -90,25 +92,25 @@ def prune_and_save(
     held = [*_held(parts), {"input_ids": ids}]
     with prune_streamed(store, parts.batches, held, parts.options, save, progress) as (result, passage):
         with passage.answering(DENSE):
-            before = job.perplexities(parts, progress, "evaluate dense", "check the model and its texts")
+            before = perplexities(parts, progress, "evaluate dense", "check the model and its texts")
         with passage.answering(PRUNED):
-            after = job.perplexities(parts, progress, "evaluate pruned", "choose a lower sparsity")
+            after = perplexities(parts, progress, "evaluate pruned", "choose a lower sparsity")
             logits = logits_of(store.model, ids)
     writer.finish(store.model)
-    result = replace(result, perplexity=tuple(job.paired(parts, before, after)))
-    job.save_beside(run, parts, result, masks, config)
+    result = replace(result, perplexity=tuple(paired(parts, before, after)))
+    save_beside(run, parts, result, masks, config)
     if not config.pruning.verify:
         return result, (NOTE,)
-    return result, (NOTE, job.verified(run, parts, ids, logits, progress))
+    return result, (NOTE, verified(run, parts, ids, logits, progress))
 
 
-def _held(parts: job.Parts) -> Iterator[dict[str, Tensor]]:
+def _held(parts: Parts) -> Iterator[dict[str, Tensor]]:
     """What `perplexities` calls the model with, in its order."""
     from cohomcli.training.language import inputs_of
 
     for _, _, blocks in parts.evaluations:
-        for start in range(0, len(blocks), job.EVALUATED):
-            yield inputs_of(blocks.batch(range(start, min(start + job.EVALUATED, len(blocks))), 0))
+        for start in range(0, len(blocks), EVALUATED):
+            yield inputs_of(blocks.batch(range(start, min(start + EVALUATED, len(blocks))), 0))
 
 
 def _masks(store: BlockStore, index: int) -> Iterator[tuple[str, Any]]:
@@ -116,4 +118,4 @@ def _masks(store: BlockStore, index: int) -> Iterator[tuple[str, Any]]:
 
     block = store.stack.blocks[index]
     for path in anatomy_of(block).maps:
-        yield f"layer_{index}.{path}", job.packed(at(block, path).weight)
+        yield f"layer_{index}.{path}", packed(at(block, path).weight)

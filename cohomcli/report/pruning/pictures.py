@@ -69,6 +69,6 @@ def draw(title: str, result: PruningResult) -> Figure:
         right.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.4)
     for axes in (left, right):
         axes.set_xlabel("block", labelpad=2)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])  # room above a flat curve too
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
