@@ -39,7 +39,7 @@ from cohomcli.verify.arrays import Unsupported  # noqa: E402
 from cohomcli.verify.checker import verify  # noqa: E402
 from cohomcli.verify.document import digest  # noqa: E402
 from cohomcli.verify.kinds.curvature import bits_of  # noqa: E402
-from cohomcli.verify.rounding import distance, storage_format  # noqa: E402
+from cohomcli.verify.rounding import distance, number, storage_format  # noqa: E402
 
 
 def tried(
@@ -71,7 +71,7 @@ def test_no_16_bit_number_is_within_1_of_exp_exp_at_exactly_2_3(fmt: str, tmp_pa
     assert abs(nearest - float(truth)) > 1
     package = Package(tmp_path, "exp-exp", captured, {})
     low = double if mpmath.mpf(double) <= truth else float(np.nextafter(double, 0))
-    exact = distance(low, float(np.nextafter(low, math.inf)), storage_format(fmt))
+    exact = number(distance(low, float(np.nextafter(low, math.inf)), storage_format(fmt)))
     assert float(exact) == pytest.approx(abs(nearest - float(truth)), rel=1e-9)
     claim = {"format": fmt, "norm": "max-abs", "epsilon": 1.0, "error": float(exact), "outputs": ["output"], "entry": 0}
     written = package.write("format", "x", claim, {"input:x": np.array([2.3])}, 128)

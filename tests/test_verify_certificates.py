@@ -21,8 +21,10 @@ from cohomcli.__main__ import main
 from cohomcli.precision.capture import Example, capture
 from cohomcli.precision.prove.package import Package
 from cohomcli.precision.prove.refute import RefuteOptions, refute
+from cohomcli.verify import document as document_module
 from cohomcli.verify.checker import verify
-from cohomcli.verify.document import digest
+from cohomcli.verify.document import Memory, digest
+from cohomcli.verify.enclose import enclose
 from cohomcli.verify.tensors import BadTensor, read_safetensors, write_safetensors
 from tests.certificates import write_certificates
 from tests.jsonchanges import leaves, with_change
@@ -122,13 +124,15 @@ def test_a_claim_that_is_false_is_rejected_even_if_it_is_worded_right(certificat
 
 
 def test_side_files_are_hashed(tmp_path: Path) -> None:
+    """Also where the checker remembers what it enclosed for the whole files."""
+    memory = Memory()
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 40)).eval()
     call = Example((torch.randn(1, 40),))
     captured = capture(net, call)
     found = refute(captured, [call], RefuteOptions(1e-4, "rel-l2", ("bf16",)), Package(tmp_path, "net", captured, {}))
     path = tmp_path / str(next(r.certificate for r in found if r.kind == "witness"))
-    assert verify(path).state == "verified"
+    assert verify(path, memory=memory).state == "verified"
     beside = [p for p in tmp_path.iterdir() if p.suffix == ".safetensors" or p.name.startswith("graph-")]
     assert len(beside) == 2
     rng = random.Random(0)
@@ -136,13 +140,36 @@ def test_side_files_are_hashed(tmp_path: Path) -> None:
         whole = file.read_bytes()
         for i in (0, 9, len(whole) // 2, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(5))):
             file.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
-            assert verify(path).state == "rejected"
+            assert verify(path, memory=memory).state == "rejected"
         file.write_bytes(whole[:-4])
-        assert verify(path).state == "rejected"
+        assert verify(path, memory=memory).state == "rejected"
         file.unlink()
-        assert verify(path).state == "unreadable"
+        assert verify(path, memory=memory).state == "unreadable"
         file.write_bytes(whole)
-    assert verify(path).state == "verified"
+    assert verify(path, memory=memory).state == "verified"
+
+
+def test_certificates_about_one_input_share_its_enclosure_and_others_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
+    captured = capture(net, Example((torch.ones(1, 4),)))
+    asked = []
+    monkeypatch.setattr(document_module, "enclose", lambda *a, **k: asked.append(a) or enclose(*a, **k))
+    memory, paths = Memory(), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        options = RefuteOptions(1e-5, "rel-l2", ("bf16",))
+        call, folder = Example((torch.randn(1, 4),)), tmp_path / str(seed)
+        found = refute(captured, [call], options, Package(folder, "net", captured, {}))
+        paths.append([folder / str(r.certificate) for r in found if r.certificate and r.kind in ("format", "witness")])
+    assert all(len(some) > 1 for some in paths)
+    asked.clear()
+    assert {verify(path, memory=memory).state for some in paths for path in some} == {"verified"}
+    assert len(asked) == 2
+    assert {verify(path, memory=memory).state for path in (paths[0][0], paths[1][0]) * 2} == {"verified"}
+    assert len(asked) == 6
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "..", "", "a/b"])

@@ -12,7 +12,7 @@ from cohomcli.errors import EXIT_GATE, EXIT_INPUT, EXIT_OK, InputRefused
 from cohomcli.progress import Progress
 from cohomcli.verify.arrays import flint
 from cohomcli.verify.checker import Verdict, verify
-from cohomcli.verify.document import SCHEMA
+from cohomcli.verify.document import SCHEMA, Memory
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ def verify_all(paths: Sequence[Path], progress: Progress) -> Verified:
         AnalysisIncomplete: python-flint is not installed.
     """
     flint()
-    return Verified(tuple(verify(file, progress) for path in paths for file in _files(path)))
+    memory = Memory()
+    return Verified(tuple(verify(file, progress, memory) for path in paths for file in _files(path)))
 
 
 def _files(path: Path) -> list[Path]:

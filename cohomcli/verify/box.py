@@ -27,7 +27,7 @@ from cohomcli.verify.arrays import Array, Unsupported, apply, balls, flint, is_o
 from cohomcli.verify.enclose import run_step
 from cohomcli.verify.graph import PlainGraph, Ref, Step, fill
 from cohomcli.verify.products import dense
-from cohomcli.verify.rounding import nearest_even
+from cohomcli.verify.rounding import nearest_even, number
 from cohomcli.verify.table import find
 
 FORMATS = ("fp32", "bf16", "fp16")
@@ -134,7 +134,7 @@ class _Run:
         rounded = [nearest_even(float(x), target) for x in w.ravel()]
         if any(x is None for x in rounded):
             raise Unsupported(f"a weight that {target.name} cannot hold")
-        return np.array([float(x) for x in rounded if x is not None]).reshape(w.shape)
+        return np.array([float(number(x)) for x in rounded if x is not None]).reshape(w.shape)
 
     # --- forwards: ranges that hold every value on the way from the exact to the stored net ---
 

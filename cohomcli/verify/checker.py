@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cohomcli.errors import CohomError
-from cohomcli.verify.document import Context, Rejected, Unreadable, digest, read_document
+from cohomcli.verify.document import Context, Memory, Rejected, Unreadable, digest, read_document
 from cohomcli.verify.enclose import Progress, silent
 from cohomcli.verify.kinds import KINDS
 
@@ -28,8 +28,10 @@ class Verdict:
     statement: str = ""
 
 
-def verify(path: Path, progress: Progress = silent) -> Verdict:
+def verify(path: Path, progress: Progress = silent, memory: Memory | None = None) -> Verdict:
     """Check one certificate file; never raises for what the file holds.
+
+    Certificates that are checked with one `memory`, one after the other, share the enclosure of the same outputs.
 
     `verified` means: the digest and all hashes hold, the claim was recomputed here and found true, and the statement
     is the sentence that the claim means.
@@ -37,7 +39,7 @@ def verify(path: Path, progress: Progress = silent) -> Verdict:
     document: dict[str, Any] = {}
     try:
         document = read_document(path)
-        _check(Context(document, path.parent, progress))
+        _check(Context(document, path.parent, progress, memory or Memory()))
     except Unreadable as error:
         return _verdict(path, "unreadable", document, str(error))
     except Rejected as error:

@@ -1,4 +1,7 @@
-"""Exact rounding to a storage format, and how far numbers are from it: rational arithmetic on doubles."""
+"""Exact rounding to a storage format, and how far numbers are from it, in whole units of the smallest double.
+
+Sums of integers in a common unit need no greatest common divisors, which are what takes the time with fractions.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from fractions import Fraction
 
 from cohomcli.precision.formats import Format, get_format
 
+UNIT = 1074  # the smallest subnormal double is 2**-1074
 STORABLE = ("fp64", "fp32", "bf16", "fp16", "e4m3", "e5m2")  # unscaled; int8 has scales of its own
 
 
@@ -21,46 +25,64 @@ def storage_format(name: str) -> Format:
     return get_format(name)
 
 
-def spacing(x: float, target: Format) -> Fraction:
-    """The distance of neighbouring numbers of the format in the binade of x, the subnormal spacing below it."""
+def units(x: float) -> int:
+    """A finite double in units of 2**-1074, of which every double is a whole number.
+
+    Raises:
+        ValueError: x is not a number.
+        OverflowError: x is infinite.
+    """
+    numerator, denominator = x.as_integer_ratio()  # a power of two
+    return numerator << (UNIT - denominator.bit_length() + 1)
+
+
+def number(n: int) -> Fraction:
+    """n units as a rational number."""
+    return Fraction(n, 1 << UNIT)
+
+
+def _spacing(x: float, target: Format) -> int:
+    """log2 of the distance, in units, of neighbouring numbers of the format in the binade of x."""
     exponent = max(math.frexp(x)[1] - 1, target.emin) if x else target.emin
-    return Fraction(2) ** (exponent - target.significand_bits + 1)
+    return exponent - target.significand_bits + 1 + UNIT
 
 
-def below(x: float, target: Format) -> Fraction | None:
-    """The largest finite number of the format that is at most x; None when there is none."""
+def below(x: float, target: Format) -> int | None:
+    """The largest finite number of the format that is at most x, in units; None when there is none."""
     if x < -target.max:
         return None
-    q = spacing(x, target)
-    return min(math.floor(Fraction(x) / q) * q, Fraction(target.max))
+    bits = _spacing(x, target)
+    return min(units(x) >> bits << bits, units(target.max))
 
 
-def above(x: float, target: Format) -> Fraction | None:
-    """The smallest finite number of the format that is at least x; None when there is none."""
+def above(x: float, target: Format) -> int | None:
+    """The smallest finite number of the format that is at least x, in units; None when there is none."""
     found = below(-x, target)
     return None if found is None else -found
 
 
-def distance(low: float, high: float, target: Format) -> Fraction:
-    """A lower bound of |x - y| for any x in [low, high] and any finite number y of the format; exact for low = high."""
+def distance(low: float, high: float, target: Format) -> int:
+    """A lower bound of |x - y| in units, for any x in [low, high] and any finite number y of the format; exact for
+    low = high.
+    """
     inside = below(high, target)
-    if inside is not None and inside >= Fraction(low):
-        return Fraction(0)
+    if inside is not None and inside >= units(low):
+        return 0
     down, up = below(low, target), above(high, target)
-    gaps = [*([] if down is None else [Fraction(low) - down]), *([] if up is None else [up - Fraction(high)])]
+    gaps = [*([] if down is None else [units(low) - down]), *([] if up is None else [up - units(high)])]
     return min(gaps)
 
 
-def nearest_even(x: float, target: Format) -> Fraction | None:
-    """x after one rounding to nearest, ties to even; None for what overflows."""
-    q = spacing(x, target)
-    units = Fraction(x) / q
-    whole = math.floor(units)
-    rest = units - whole
-    if rest > Fraction(1, 2) or (rest == Fraction(1, 2) and whole % 2):
+def nearest_even(x: float, target: Format) -> int | None:
+    """x after one rounding to nearest, ties to even, in units; None for what overflows."""
+    bits = _spacing(x, target)
+    exact = units(x)
+    whole, half = exact >> bits, 1 << bits >> 1
+    rest = exact - (whole << bits)
+    if rest > half or (rest == half and half and whole % 2):
         whole += 1
-    rounded = whole * q
-    return rounded if abs(rounded) <= Fraction(target.max) else None
+    rounded = whole << bits
+    return rounded if abs(rounded) <= units(target.max) else None
 
 
 def sqrt_down(x: Fraction) -> float:

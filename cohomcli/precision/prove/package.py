@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cohomcli.precision.capture import Captured
 from cohomcli.precision.prove.lowering import as_array, held_tensors, plain_graph
 from cohomcli.verify.checker import verify
-from cohomcli.verify.document import SCHEMA, canonical, digest
+from cohomcli.verify.document import SCHEMA, Memory, canonical, digest
 from cohomcli.verify.graph import PlainGraph, read_graph
 from cohomcli.verify.kinds import KINDS
 from cohomcli.verify.tensors import describe, file_hash, inline, tensor_hash, write_safetensors
@@ -45,6 +45,7 @@ class Package:
         self.captured = captured
         self._model: dict[str, Any] | None = None
         self._graph: PlainGraph | None = None
+        self._memory = Memory()
 
     @property
     def graph(self) -> PlainGraph:
@@ -83,7 +84,7 @@ class Package:
         document["digest"] = digest(document)
         path = self.folder / f"{file}.json"
         path.write_text(json.dumps(document, sort_keys=True, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        verdict = verify(path)
+        verdict = verify(path, memory=self._memory)
         if verdict.state != "verified":
             logger.warning("no claim: the checker refused %s: %s", file, verdict.reason)
             path.unlink()

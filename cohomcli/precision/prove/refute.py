@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -159,7 +158,7 @@ class _Attempt:
         names = [truth.name for truth in self.found]
         if self.options.norm != "max-abs":
             return self.found, {"outputs": names, "entry": None}
-        best, where, entry = Fraction(-1), self.found[0], 0
+        best, where, entry = -1, self.found[0], 0
         for truth in self.found:
             places = np.flatnonzero(truth.counted.ravel()).tolist()
             for place, gap in zip(places, gaps(truth), strict=True):

@@ -36,7 +36,7 @@ def _headline(result: PruningResult) -> list[Fact]:
     facts = [Fact("method", clean(result.method), f"pattern {result.pattern}")]
     facts += [
         Fact(
-            f"perplexity, {one.domain} of domain",
+            f"perplexity, {_domain(one)}",
             number(one.after),
             f"{number(one.before)} before{_between(one)}; {clean(one.dataset)}",
         )
@@ -45,11 +45,18 @@ def _headline(result: PruningResult) -> list[Fact]:
     (before, after), kept = result.n_parameters, result.n_nonzero[1]
     return [
         *facts,
-        Fact("sparsity", percent(result.sparsity), "of the blocks" if result.blocks_gone else "of the pruned maps"),
-        Fact("parameters", f"{after:,}", f"{before:,} before; {kept:,} of them not zero"),
+        Fact("sparsity", percent(result.sparsity), _share(result)),
+        Fact("parameters", f"{after:,}", f"{before:,} before" + (f"; {kept:,} are not zero" if kept < after else "")),
         *_factored(result),
         Fact("drift", number(result.drift[-1]), "of the last block's output: E|h - h'|^2 / E|h|^2, calibration texts"),
     ]
+
+
+def _share(result: PruningResult) -> str:
+    """Of what the sparsity is a share."""
+    if result.factored is not None:
+        return "of the pruned maps' parameters"
+    return "of the blocks" if result.blocks_gone else "of the pruned maps"
 
 
 def _factored(result: PruningResult) -> list[Fact]:
@@ -64,6 +71,10 @@ def _factored(result: PruningResult) -> list[Fact]:
             f"factors.safetensors, loaded by load_factored; logits differ by at most {difference}",
         )
     ]
+
+
+def _domain(one: Perplexity) -> str:
+    return "in domain" if one.domain == "in" else "out of domain"
 
 
 def _between(one: Perplexity) -> str:
@@ -164,7 +175,7 @@ def _sweep(result: PruningResult) -> list[Table]:
         return []
     columns = (
         Column("sparsity"),
-        *(Column(clean(one.dataset), f"perplexity, {one.domain} of domain") for one in result.perplexity),
+        *(Column(clean(one.dataset), f"perplexity, {_domain(one)}") for one in result.perplexity),
         Column("drift"),
     )
     rows = tuple(
@@ -215,10 +226,11 @@ def _shown(pair: PairReport | None, key: str) -> str:
 
 
 def _maps(result: PruningResult) -> Table:
+    gone = "gone" if result.n_parameters[1] < result.n_parameters[0] else "zeros"
     columns = (
         Column("map", numeric=False),
         Column("shape", numeric=False),
-        *([Column("rank"), Column("saved", "share of its parameters")] if result.factored else [Column("zeros")]),
+        *([Column("rank"), Column("saved", "share of its parameters")] if result.factored else [Column(gone)]),
         Column("lambda"),
         Column("lost", "share of the output's energy on the calibration texts"),
     )

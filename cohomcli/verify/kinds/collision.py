@@ -16,10 +16,9 @@ from typing import Any
 from cohomcli.verify.arrays import balls, float_down, float_up
 from cohomcli.verify.document import Context, Rejected
 from cohomcli.verify.enclose import enclose
+from cohomcli.verify.errors_of import Ends, apart, square_sum
 from cohomcli.verify.kinds.common import NORM_WORDS, Kind, agree, exceeds, input_id, stored_in, subject, where
-from cohomcli.verify.rounding import fraction_down, nearest_even, sqrt_down, storage_format
-
-Ends = list[tuple[float, float]]
+from cohomcli.verify.rounding import UNIT, fraction_down, nearest_even, number, sqrt_down, storage_format
 
 
 def statement(document: Mapping[str, Any]) -> str:
@@ -86,8 +85,8 @@ def ends_of(value: Any) -> Ends:
     return [(float_down(b), float_up(b)) for b in balls(value).ravel().tolist()]
 
 
-def stored_alike(ends: Ends, fmt: str) -> list[Fraction] | None:
-    """What every entry is stored as; None where an enclosure does not decide it, or it overflows."""
+def stored_alike(ends: Ends, fmt: str) -> list[int] | None:
+    """What every entry is stored as, in units; None where an enclosure does not decide it, or it overflows."""
     target, found = storage_format(fmt), []
     for low, high in ends:
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -107,22 +106,21 @@ def error_at_one(norm: str, first: Ends, second: Ends, entry: int | None) -> flo
     """
     if not all(math.isfinite(end) for pair in (*first, *second) for end in pair):
         raise Rejected("an enclosure is not finite")
-    gaps = [
-        max(Fraction(a) - Fraction(d), Fraction(c) - Fraction(b), Fraction(0))
-        for (a, b), (c, d) in zip(first, second, strict=True)
-    ]
+    gaps = [apart(one, other) for one, other in zip(first, second, strict=True)]
     if norm == "max-abs":
         if type(entry) is not int or not 0 <= entry < len(gaps):
             raise Rejected("there is no such entry")
-        return fraction_down(gaps[entry] / 2)
+        return fraction_down(number(gaps[entry]) / 2)
     if norm == "rel-l2" and entry is None:
-        sizes = [
-            math.nextafter(sqrt_down(sum((Fraction(max(abs(a), abs(b))) ** 2 for a, b in ends), Fraction(0))), math.inf)
-            for ends in (first, second)
-        ]
-        apart = sqrt_down(sum((g * g for g in gaps), Fraction(0)))
-        return fraction_down(Fraction(apart) / (Fraction(sizes[0]) + Fraction(sizes[1])))
+        sizes = [math.nextafter(sqrt_down(_squared(square_sum(ends))), math.inf) for ends in (first, second)]
+        between = sqrt_down(_squared(sum(g * g for g in gaps)))
+        return fraction_down(Fraction(between) / (Fraction(sizes[0]) + Fraction(sizes[1])))
     raise Rejected(f"no collision obstruction in the norm {norm!r}")
+
+
+def _squared(n: int) -> Fraction:
+    """n squared units as a rational number."""
+    return Fraction(n, 1 << 2 * UNIT)
 
 
 KEYS = frozenset({"cut", "norm", "epsilon", "error", "outputs", "entry"})
