@@ -16,6 +16,8 @@ from cohomcli.__main__ import main
 from cohomcli.runs.entries import load_run
 
 FAST = ["--samples", "24", "--no-plots", "--no-html"]
+SKETCH = ["--set", "precision.pareto=0", "--set", "precision.probes=2", "--set", "precision.survey=0"]
+RUN = [*FAST, *SKETCH]  # as good a plan as these tests need
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +52,7 @@ def _strict(text: str) -> dict:
 
 
 def test_two_models_give_one_strict_document_and_equal_bytes_again(capsys, tmp_path: Path) -> None:
-    arguments = ["run", "--model", "tiny-gpt", "--model", "tiny-bert", *FAST, "--output-dir", str(tmp_path), "--json"]
+    arguments = ["run", "--model", "tiny-gpt", "--model", "tiny-bert", *RUN, "--output-dir", str(tmp_path), "--json"]
     code, out, _ = _run(capsys, *arguments)
     assert code == 0
     document = _strict(out)
@@ -93,7 +95,7 @@ def test_the_run_folder_reads_back_and_repeats_from_its_config(capsys, tmp_path:
 
 def test_the_options_of_todacomm_work_under_their_names(capsys, tmp_path: Path) -> None:
     code, out, err = _run(
-        capsys, "run", "--models", "tiny-gpt,tiny-bert", "-n", "12", "-l", "all", "--pca", "8", "--max-length", "32",
+        capsys, "run", "--models", "tiny-gpt,tiny-bert", "-n", "12", "-l", "all", "--pca", "8", "--max-length", "32", *SKETCH,
         "-d", "builtin", "--device", "cpu", "-o", "my_tda", "--num-layers", "12", "--no-plots", "--no-html",
         "--output-dir", str(tmp_path), "--json",
     )  # fmt: skip
@@ -165,7 +167,7 @@ def test_bad_input_is_one_line_with_its_code_and_no_folder(
 
 def test_one_failing_model_fails_the_command_after_the_others_finish(capsys, tmp_path: Path) -> None:
     code, out, err = _run(
-        capsys, "run", "-m", "./missing", "-m", "tiny-gpt", *FAST, "--output-dir", str(tmp_path), "--json"
+        capsys, "run", "-m", "./missing", "-m", "tiny-gpt", *RUN, "--output-dir", str(tmp_path), "--json"
     )
     assert code == 3
     document = _strict(out)
@@ -189,7 +191,7 @@ def test_a_full_disk_ends_with_code_4_and_nothing_half_written(tmp_path: Path) -
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
 
-    process = _process(["run", *FAST, "--no-cache", "--output-dir", str(tmp_path)], preexec_fn=limit)
+    process = _process(["run", *RUN, "--no-cache", "--output-dir", str(tmp_path)], preexec_fn=limit)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 4
     assert out == ""
@@ -268,7 +270,7 @@ def test_compare_reads_runs_and_needs_two(capsys, tmp_path: Path) -> None:
     assert code == 2
     assert "at least two" in err
     for model in ("tiny-gpt", "tiny-bert"):
-        assert main(["run", "-m", model, *FAST, "--output-dir", str(tmp_path), "--quiet"]) == 0
+        assert main(["run", "-m", model, *RUN, "--output-dir", str(tmp_path), "--quiet"]) == 0
     code, out, _ = _run(capsys, "compare", "--output-dir", str(tmp_path), "--json", "--no-plots")
     assert code == 0
     document = _strict(out)

@@ -156,6 +156,7 @@ def test_the_commands_of_a_page_run(page: Path, proofs: Path, monkeypatch, capsy
     """Dry where the command offers that; `tests/test_tour.py` runs those of the tour in full."""
     monkeypatch.chdir(proofs)
     monkeypatch.setenv("COHOM_DATA__SAMPLES", "12")
+    monkeypatch.setenv("COHOM_OUTPUT__PLOTS", "false")  # drawing takes longer than all the rest
     monkeypatch.setenv("COHOM_CACHE", str(proofs / "cache"))
     for words in commands(page):
         if any(word in " ".join(words) for word in NEEDS_MORE):
