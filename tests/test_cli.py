@@ -95,8 +95,8 @@ def test_the_run_folder_reads_back_and_repeats_from_its_config(capsys, tmp_path:
 
 def test_the_options_of_todacomm_work_under_their_names(capsys, tmp_path: Path) -> None:
     code, out, err = _run(
-        capsys, "run", "--models", "tiny-gpt,tiny-bert", "-n", "12", "-l", "all", "--pca", "8", "--max-length", "32", *SKETCH,
-        "-d", "builtin", "--device", "cpu", "-o", "my_tda", "--num-layers", "12", "--no-plots", "--no-html",
+        capsys, "run", "--models", "tiny-gpt,tiny-bert", "-n", "12", "-l", "all", "--pca", "8", "--max-length", "32",
+        *SKETCH, "-d", "builtin", "--device", "cpu", "-o", "my_tda", "--num-layers", "12", "--no-plots", "--no-html",
         "--output-dir", str(tmp_path), "--json",
     )  # fmt: skip
     assert code == 0
