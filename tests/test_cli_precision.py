@@ -12,6 +12,7 @@ from cohomcli.__main__ import main
 
 FAST = ["--no-plots", "--no-html", "--calibration", "2", "--heldout", "2", "--length", "16", "--pareto", "3", "--quiet"]
 BARE = [*FAST, "--no-baselines"]
+SKETCH = [*BARE, "--probes", "2", "--survey", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +80,13 @@ def test_the_same_run_gives_the_same_bytes(done: tuple[Path, dict[str, Any]], tm
 
 def test_json_on_stdout_gates_and_their_exit_code(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     held = ("--fail-on", "precision.measured_error > 0.5", "--fail-on", "precision.met == false")
-    code, out, err = _run(capsys, "precision", *BARE, "--json", "--output-dir", str(tmp_path), *held)
+    code, out, err = _run(capsys, "precision", *SKETCH, "--json", "--output-dir", str(tmp_path), *held)
     assert (code, err) == (0, "")
     assert [gate["tripped"] for gate in _strict(out)["gates"]] == [False, False]
     tripped = ("--fail-on", "precision.bytes.plan > 1000")
-    assert _run(capsys, "precision", *BARE, "--json", "--output-dir", str(tmp_path), *tripped)[0] == 1
+    assert _run(capsys, "precision", *SKETCH, "--json", "--output-dir", str(tmp_path), *tripped)[0] == 1
     misspelt = (*tripped, "--fail-on", "precision.no_such_key > 0")
-    code, out, err = _run(capsys, "precision", *BARE, "--json", "--output-dir", str(tmp_path), *misspelt)
+    code, out, err = _run(capsys, "precision", *SKETCH, "--json", "--output-dir", str(tmp_path), *misspelt)
     assert code == 2  # no result has such a key; the results are written all the same
     assert len(err.splitlines()) == 2
     assert "precision.no_such_key" in err

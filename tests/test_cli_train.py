@@ -21,6 +21,7 @@ FAST = [
     "--batch-size", "2", "--logging-steps", "1", "--warmup-steps", "2", "--set", "training.eval_texts=8",
     "--no-html", "--no-plots",
 ]  # fmt: skip
+LONG = [*FAST, "--max-steps", "30", "--exact-weight", "0.1"]
 
 
 def _run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -58,21 +59,17 @@ def test_training_writes_a_run_and_a_model_that_loads_anywhere(capsys, tmp_path:
     assert (again / "results.json").read_bytes() == (run / "results.json").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a training that nobody interrupted."""
+    out = tmp_path_factory.mktemp("unbroken")
+    assert main(["train", *LONG, "--output-dir", str(out), "--quiet"]) == 0
+    return out
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_run_resumes_to_the_same_model(capsys, tmp_path: Path, number: int) -> None:
-    arguments = [*FAST, "--max-steps", "30", "--exact-weight", "0.1"]
-    code, _, err = _run(capsys, "train", *arguments, "--output-dir", str(tmp_path / "whole"), "--quiet")
-    assert code == 0, err
-    command = [
-        sys.executable,
-        "-m",
-        "cohomcli",
-        "train",
-        *arguments,
-        "--output-dir",
-        str(tmp_path / "killed"),
-        "--quiet",
-    ]
+def test_a_killed_run_resumes_to_the_same_model(capsys, tmp_path: Path, unbroken: Path, number: int) -> None:
+    command = [sys.executable, "-m", "cohomcli", "train", *LONG, "--output-dir", str(tmp_path / "killed"), "--quiet"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 240
     while not list((tmp_path / "killed").glob(".partial/*/checkpoints/step-*")):
@@ -85,7 +82,7 @@ def test_a_killed_run_resumes_to_the_same_model(capsys, tmp_path: Path, number: 
     assert [path.name for path in (tmp_path / "killed").iterdir()] == [".partial"]
     code, _, err = _run(capsys, "train", "--resume", "latest", "--output-dir", str(tmp_path / "killed"), "--quiet")
     assert code == 0, err
-    whole, resumed = (tmp_path / name / "latest" for name in ("whole", "killed"))
+    whole, resumed = (path / "latest" for path in (unbroken, tmp_path / "killed"))
     assert (whole / "results.json").read_bytes() == (resumed / "results.json").read_bytes()
     for name in ("model/model.safetensors", "artifacts/history.jsonl"):
         assert (whole / name).read_bytes() == (resumed / name).read_bytes()

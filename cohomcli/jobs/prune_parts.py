@@ -83,11 +83,11 @@ def heldout(config: Config) -> DatasetSpec:
 
 def calibration_texts(loaded: LoadedModel, config: Config) -> tuple[TextSample, Any]:
     """All texts to calibrate on, and packed into blocks."""
-    return _blocks(loaded, _calibration_spec(config), config.pruning.calibration_tokens, config)
+    return _blocks(loaded, _calibration_spec(config), config)
 
 
-def _blocks(loaded: LoadedModel, spec: DatasetSpec, tokens: int, config: Config) -> tuple[TextSample, Any]:
-    """A sample of texts, packed into blocks of at least `tokens` tokens if there is so much text."""
+def _blocks(loaded: LoadedModel, spec: DatasetSpec, config: Config) -> tuple[TextSample, Any]:
+    """All texts of a data set, and packed into blocks."""
     from cohomcli.data.sample import load_all_texts
     from cohomcli.training.data import text_blocks
 
@@ -107,7 +107,7 @@ def evaluation_sets(loaded: LoadedModel, config: Config) -> Iterator[tuple[str, 
     wanted = [("in", heldout(config)), *others]
     count = max(1, config.pruning.evaluation_tokens // config.pruning.block_size)
     for domain, each in wanted:
-        sample, blocks = _blocks(loaded, each, config.pruning.evaluation_tokens, config)
+        sample, blocks = _blocks(loaded, each, config)
         yield sample.name, domain, replace(blocks, ids=blocks.ids[:count], maskable=blocks.maskable[:count])
 
 
