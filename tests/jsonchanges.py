@@ -20,6 +20,14 @@ def leaves(tree: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield place
 
 
+def _hexadecimal(text: str) -> float | None:
+    """The number that a certificate writes so; None for any other text, and beyond the doubles."""
+    try:
+        return float.fromhex(text) if text.startswith(("0x", "-0x")) else None
+    except (ValueError, OverflowError):
+        return None
+
+
 def altered(value: Any, rng: random.Random) -> Any:
     """Another value of about the same kind."""
     if isinstance(value, bool):
@@ -28,8 +36,8 @@ def altered(value: Any, rng: random.Random) -> Any:
         return value + rng.choice([-1, 1, 2, 1 << 20])
     if isinstance(value, float):
         return rng.choice([value * (1 + 1e-9), value * 2, -value or 1.0, value + 1e-3])
-    if isinstance(value, str) and value.startswith(("0x", "-0x")):
-        return (float.fromhex(value) * (1 + 2.0**-20) + 2.0**-30).hex()
+    if isinstance(value, str) and (real := _hexadecimal(value)) is not None:
+        return (real * (1 + 2.0**-20) + 2.0**-30).hex()
     if isinstance(value, str) and value:
         i = rng.randrange(len(value))
         return value[:i] + chr((ord(value[i]) + 1) % 128) + value[i + 1 :]
