@@ -35,6 +35,7 @@ from cohomcli.circuits.results import CircuitOptions, CircuitResult
 from cohomcli.circuits.scores import METHODS, agreement, exact_effects, to_check
 from cohomcli.data.pairs import TokenPair, encode_pairs
 from cohomcli.data.tasks import task_pairs
+from cohomcli.errors import UsageError
 from cohomcli.models.attentions import attention_maps
 from cohomcli.models.load import load
 from cohomcli.models.probe import find_layout
@@ -48,7 +49,7 @@ from cohomcli.pruning.preserve import CircuitPreservationPruner
 from cohomcli.pruning.prune import prune
 
 TASKS = ("ioi", "greater-than", "induction")
-LEAST_RIGHT, LEAST_GONE = 0.75, 0.25
+LEAST_RIGHT, LEAST_GONE = 0.75, 0.1
 LENGTH, BLOCKS = 32, 64  # of the calibration: general text of the small models' world
 
 
@@ -211,10 +212,11 @@ def protect_part(families: Sequence[str], tasks: Sequence[str], arguments: argpa
             )
             result = discover(one.loaded.model, one.stack, one.pairs, options, task)
             for method in arguments.methods.split(","):
-                print(
-                    f"{family:9} {task:13} " + protect_row(one, result, method, arguments.ratio, arguments.seed),
-                    flush=True,
-                )
+                try:
+                    row = protect_row(one, result, method, arguments.ratio, arguments.seed)
+                except UsageError as error:
+                    row = f"{method:10} {len(result.circuit):4}/{result.n_components:4} not protected: {error.message}"
+                print(f"{family:9} {task:13} {row}", flush=True)
 
 
 def protect_row(one: Subject, result: CircuitResult, method: str, ratio: float, seed: int) -> str:
