@@ -105,17 +105,17 @@ def _training_line(entry: Any) -> str:
 
 
 def _pruning_lines(entry: Any) -> list[str]:
+    from cohomcli.report.pruning.part import share_of
+
     result = entry.pruning
     (before, after), (kept_before, kept_after) = result.n_parameters, result.n_nonzero
-    name = f"{escape(entry.model)}: {escape(result.method)} {result.pattern}, {result.sparsity:.1%} of the"
+    head = f"{escape(entry.model)}: {escape(result.method)} {result.pattern}, {result.sparsity:.1%} {share_of(result)}"
     if result.factored is not None:
-        thin = result.factored.n_parameters
-        head = f"{name} pruned maps' parameters; {before:,} parameters in plain matrices, {thin:,} in factors"
+        head += f"; {before:,} parameters in plain matrices, {result.factored.n_parameters:,} in factors"
     elif after < before:
-        what = "blocks" if result.blocks_gone else "pruned maps"
-        head = f"{name} {what} gone; parameters {before:,} -> {after:,}"
+        head += f" gone; parameters {before:,} -> {after:,}"
     else:
-        head = f"{name} pruned maps zero; non-zero parameters {kept_before:,} -> {kept_after:,}"
+        head += f" zero; non-zero parameters {kept_before:,} -> {kept_after:,}"
     return [head, *(_perplexity_line(one) for one in result.perplexity)]
 
 

@@ -111,22 +111,17 @@ def _result(run: RunFolder, parts: Parts, config: Config, progress: Progress) ->
     return result, notes
 
 
-def _prune(parts: Parts, progress: Progress) -> PruningResult:
-    from cohomcli.pruning.prune import prune as engine
-
-    return engine(parts.loaded.model, stack_of(parts.loaded.model), parts.batches, parts.options, progress)
-
-
 def _sweep(parts: Parts, config: Config, progress: Progress) -> Iterator[SweepPoint]:
     """A copy of the model pruned at every sparsity of --sweep, and measured."""
     from cohomcli.pruning.pattern import with_sparsity
+    from cohomcli.pruning.prune import prune as engine
     from cohomcli.pruning.results import SweepPoint
 
     for sparsity in config.pruning.sweep:
         pattern = with_sparsity(parts.options.pattern, sparsity)
         loaded = replace(parts.loaded, model=copy.deepcopy(parts.loaded.model))
         trial = replace(parts, loaded=loaded, options=replace(parts.options, pattern=pattern))
-        result = _prune(trial, progress)
+        result = engine(loaded.model, stack_of(loaded.model), trial.batches, trial.options, progress)
         found = perplexities(trial, progress, f"evaluate {pattern}", "leave this sparsity out of the sweep")
         yield SweepPoint(str(pattern), sparsity, result.drift[-1], tuple(found))
 

@@ -45,14 +45,14 @@ def _headline(result: PruningResult) -> list[Fact]:
     (before, after), kept = result.n_parameters, result.n_nonzero[1]
     return [
         *facts,
-        Fact("sparsity", percent(result.sparsity), _share(result)),
+        Fact("sparsity", percent(result.sparsity), share_of(result)),
         Fact("parameters", f"{after:,}", f"{before:,} before" + (f"; {kept:,} are not zero" if kept < after else "")),
         *_factored(result),
         Fact("drift", number(result.drift[-1]), "of the last block's output: E|h - h'|^2 / E|h|^2, calibration texts"),
     ]
 
 
-def _share(result: PruningResult) -> str:
+def share_of(result: PruningResult) -> str:
     """Of what the sparsity is a share."""
     if result.factored is not None:
         return "of the pruned maps' parameters"
